@@ -6,3 +6,19 @@
 pub mod state;
 pub mod store;
 pub mod wal;
+pub mod config;
+pub use config::Config;
+
+use tokio_util::sync::CancellationToken;
+/// Why the node ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("data directory {}: {detail}", path.display())]
+    DataDir { path: std::path::PathBuf, detail: String },
+    #[error("{0:#}")]
+    Failed(anyhow::Error),
+}
+/// Runs a node until `shutdown` is cancelled, then leaves gracefully.
+pub async fn run(_config: Config, _shutdown: CancellationToken) -> Result<(), RunError> {
+    Err(RunError::Failed(anyhow::anyhow!("interim")))
+}
