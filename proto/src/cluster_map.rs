@@ -110,6 +110,11 @@ impl ClusterMap {
         self.shard_of_hash(hash_id(id))
     }
 
+    /// Whether the collection existed once and was deleted: ids are never reused.
+    pub fn collection_deleted(&self, id: CollectionId) -> bool {
+        id.get() < self.wire.next_collection && !self.collection_ids.contains_key(&id)
+    }
+
     /// Position in [`Self::shards`] of the shard that holds `hash`.
     pub fn position_of_hash(&self, hash: u64) -> Option<usize> {
         self.wire.shards.partition_point(|shard| shard.first <= hash).checked_sub(1)
@@ -148,6 +153,7 @@ impl ClusterMap {
             removed_nodes,
             removed_collections,
             meta: self.wire.meta.clone(),
+            next_collection: self.wire.next_collection,
             leaders: Default::default(),
         }
     }
@@ -169,13 +175,12 @@ impl ClusterMap {
         let mut wire = self.wire.clone();
         wire.epoch = update.epoch;
         wire.nodes.retain(|node| !update.removed_nodes.contains(&node.id));
-        replace(&mut wire.nodes, update.nodes, |node| u64::from(node.id));
+        replace(&mut wire.nodes, update.nodes, |node| node.id);
         replace(&mut wire.shards, update.shards, |shard| u64::from(shard.id));
         wire.collections.retain(|info| !update.removed_collections.contains(&info.id));
         replace(&mut wire.collections, update.collections, |info| u64::from(info.id));
-        if update.meta.is_some() {
-            wire.meta = update.meta;
-        }
+        wire.meta = update.meta;
+        wire.next_collection = update.next_collection;
         Self::try_from(wire)
     }
 }
@@ -212,6 +217,7 @@ mod tests {
             shards,
             collections: vec![users],
             meta: None,
+            next_collection: 2,
         })
         .unwrap()
     }
