@@ -1,0 +1,404 @@
+//! One Raft group's replica on this node: proposing, reading, membership, and messages from peers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use borough_proto::{GroupId, NodeId, ReplicaId, wire};
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::raft::message::TransferLeaderRequest;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
+use openraft::{ChangeMembers, Raft, ReadPolicy, ServerState};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use wire::raft_frame::Body;
+
+use super::peers::Peers;
+use super::state_machine::{ReplicaState, SnapshotData, StateMachine};
+use super::types::{
+    Member, Proposal, Reply, SnapshotMeta, TypeConfig, Vote, entry, log_id_from_wire, log_id_to_wire, parts,
+    vote_from_wire, vote_to_wire,
+};
+
+type GroupRaft = Raft<TypeConfig, StateMachine>;
+
+/// Followers may be this many entries behind and still become voters.
+const CAUGHT_UP_LAG_MAX: u64 = 256;
+
+/// A running replica.
+pub struct Group {
+    pub group: GroupId,
+    pub replica: ReplicaId,
+    pub state: Arc<ReplicaState>,
+    raft: GroupRaft,
+    peers: Arc<Peers>,
+    /// The latest proof that this replica was current: when it was asked for, and the index it gave.
+    proven: Mutex<Option<(Instant, u64)>>,
+}
+
+/// Why a command was not applied here.
+#[derive(Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// Nothing was appended.
+    #[error("this replica does not lead")]
+    NotLeader { leader: Option<NodeId> },
+    /// The entry may be committed by another leader (I9).
+    #[error("the outcome is not known: {0}")]
+    Unknown(String),
+}
+
+/// Why a read cannot be served as it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("this replica does not lead")]
+    NotLeader { leader: Option<NodeId> },
+    /// No quorum, or no leader, confirmed in time.
+    #[error("{0}")]
+    NotFresh(String),
+}
+
+/// What a replica knows of its group.
+#[derive(Debug, Clone)]
+pub struct GroupView {
+    pub leader: Option<ReplicaId>,
+    pub leader_node: Option<NodeId>,
+    pub is_leader: bool,
+    pub term: u64,
+    pub voters: Vec<ReplicaId>,
+    pub learners: Vec<ReplicaId>,
+    pub joint: bool,
+}
+
+impl Group {
+    pub fn new(raft: GroupRaft, state: Arc<ReplicaState>, peers: Arc<Peers>) -> Self {
+        Self { group: state.group, replica: state.id, state, raft, peers, proven: Mutex::new(None) }
+    }
+
+    /// Makes this replica the only voter of a new group.
+    ///
+    /// # Errors
+    /// A text when the group exists already.
+    pub async fn initialize(&self, node: NodeId) -> Result<(), String> {
+        let members = BTreeMap::from([(self.replica.get(), Member { node })]);
+        self.raft.initialize(members).await.map_err(|error| error.to_string())
+    }
+
+    /// Whether the group was ever initialised as far as this replica knows.
+    pub async fn is_initialized(&self) -> bool {
+        self.raft.is_initialized().await.unwrap_or(false)
+    }
+
+    /// Appends `proposal` and waits until it is applied here: log index and reply.
+    ///
+    /// # Errors
+    /// [`ProposeError`], which tells whether the command may still take effect.
+    pub async fn propose(&self, proposal: Proposal) -> Result<(u64, Reply), ProposeError> {
+        match self.raft.client_write(proposal).await {
+            Ok(response) => Ok((response.log_id.index, response.data)),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                Err(ProposeError::NotLeader { leader: forward.leader_node.map(|member| member.node) })
+            }
+            Err(other) => Err(ProposeError::Unknown(other.to_string())),
+        }
+    }
+
+    /// An index that includes every write acknowledged before the call, confirmed by a quorum round that
+    /// all reads waiting share, and applied here. Only on the leader.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read_index(&self) -> Result<u64, ReadError> {
+        let index = self.confirmed_index().await?;
+        self.wait_applied(index).await?;
+        Ok(index)
+    }
+
+    async fn confirmed_index(&self) -> Result<u64, ReadError> {
+        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(ReadError::NotLeader { leader: forward.leader_node.map(|member| member.node) })
+            }
+            Err(other) => Err(ReadError::NotFresh(other.to_string())),
+        }
+    }
+
+    /// Waits until entry `index` is applied here. The caller bounds the time.
+    ///
+    /// # Errors
+    /// [`ReadError::NotFresh`] when the replica goes away.
+    pub async fn wait_applied(&self, index: u64) -> Result<(), ReadError> {
+        let mut applied = self.state.applied_index();
+        let gone = |_| ReadError::NotFresh("the replica is closing".to_owned());
+        applied.wait_for(|&applied| applied >= index).await.map_err(gone)?;
+        Ok(())
+    }
+
+    /// An index at which this replica, leader or not, was complete at most `max_stale` ago. One
+    /// round to the leader proves it for all reads until it is too old.
+    ///
+    /// # Errors
+    /// [`ReadError::NotFresh`] when no leader confirms until `deadline`.
+    pub async fn fresh_within(&self, max_stale: Duration, deadline: Instant) -> Result<u64, ReadError> {
+        let proven = *self.proven.lock();
+        if let Some((at, index)) = proven
+            && at.elapsed() <= max_stale
+        {
+            return Ok(index);
+        }
+        // The proof counts from when it was asked for: what was acknowledged before that is included.
+        let asked = Instant::now();
+        let index = match self.confirmed_index().await {
+            Ok(index) => index,
+            Err(ReadError::NotLeader { .. }) => self.ask_leader(deadline).await?,
+            Err(other) => return Err(other),
+        };
+        self.wait_applied(index).await?;
+        let mut proven = self.proven.lock();
+        if proven.is_none_or(|(at, _)| at < asked) {
+            *proven = Some((asked, index));
+        }
+        Ok(index)
+    }
+
+    async fn ask_leader(&self, deadline: Instant) -> Result<u64, ReadError> {
+        let view = self.view();
+        let (Some(leader), Some(node)) = (view.leader, view.leader_node) else {
+            return Err(ReadError::NotFresh("the shard has no leader".to_owned()));
+        };
+        let frame = wire::RaftFrame {
+            call: 0,
+            group: self.group.get(),
+            from: self.replica.get(),
+            to: leader.get(),
+            body: Some(Body::ReadIndex(wire::ReadIndexRequest {})),
+        };
+        let answer = self.peers.call(node, frame, deadline).await;
+        match answer.map(|frame| frame.body) {
+            Ok(Some(Body::ReadIndexReply(wire::ReadIndexReply { index: Some(index) }))) => Ok(index),
+            Ok(_) => Err(ReadError::NotFresh("the leader could not confirm".to_owned())),
+            Err(error) => Err(ReadError::NotFresh(error.to_string())),
+        }
+    }
+
+    /// What this replica knows of its group now.
+    pub fn view(&self) -> GroupView {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let membership = metrics.membership_config.membership();
+        let leader_node =
+            metrics.current_leader.and_then(|leader| membership.get_node(&leader)).map(|member| member.node);
+        GroupView {
+            leader: metrics.current_leader.map(ReplicaId),
+            leader_node,
+            is_leader: metrics.state == ServerState::Leader && metrics.current_leader == Some(self.replica.get()),
+            term: metrics.current_term,
+            voters: membership.voter_ids().map(ReplicaId).collect(),
+            learners: membership.learner_ids().map(ReplicaId).collect(),
+            joint: membership.get_joint_config().len() > 1,
+        }
+    }
+
+    pub fn is_leader(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.state == ServerState::Leader && metrics.current_leader == Some(self.replica.get())
+    }
+
+    /// The node that leads, as far as this replica knows.
+    pub fn leader_node(&self) -> Option<NodeId> {
+        self.view().leader_node
+    }
+
+    /// Why the group stopped, when it did: a storage error is fatal to it.
+    pub fn failure(&self) -> Option<String> {
+        self.raft.metrics().borrow().running_state.as_ref().err().map(ToString::to_string)
+    }
+
+    /// Brings the membership to exactly `voters`: adds learners, waits until they are caught up, changes
+    /// the voters in one joint step. Idempotent: every call does the next step.
+    ///
+    /// # Errors
+    /// What is still to wait for.
+    pub async fn reconfigure(&self, voters: &BTreeMap<ReplicaId, NodeId>) -> Result<(), String> {
+        let view = self.view();
+        if !view.is_leader {
+            return Err("this replica does not lead".to_owned());
+        }
+        let wanted: BTreeSet<u64> = voters.keys().map(|replica| replica.get()).collect();
+        let current: BTreeSet<u64> = view.voters.iter().map(|replica| replica.get()).collect();
+        if current == wanted && !view.joint {
+            return Ok(());
+        }
+        let known: BTreeSet<u64> = view.learners.iter().map(|replica| replica.get()).collect();
+        for (replica, &node) in voters {
+            if !current.contains(&replica.get()) && !known.contains(&replica.get()) {
+                // Not blocking: that is no proof of having caught up, and has no timeout.
+                self.raft
+                    .add_learner(replica.get(), Member { node }, false)
+                    .await
+                    .map_err(|error| format!("add learner {replica}: {error}"))?;
+            }
+        }
+        if let Some(waits) = self.not_caught_up(&wanted, &current) {
+            return Err(waits);
+        }
+        self.raft
+            .change_membership(ChangeMembers::ReplaceAllVoters(wanted), false)
+            .await
+            .map_err(|error| format!("change membership: {error}"))?;
+        Ok(())
+    }
+
+    fn not_caught_up(&self, wanted: &BTreeSet<u64>, current: &BTreeSet<u64>) -> Option<String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let replication = metrics.replication.as_ref()?;
+        wanted.difference(current).find_map(|replica| {
+            let matching = replication.get(replica).and_then(|matching| matching.as_ref()).map(|id| id.index);
+            match matching {
+                Some(index) if index + CAUGHT_UP_LAG_MAX >= last => None,
+                Some(index) => Some(format!("replica r{replica} is at {index} of {last}")),
+                None => Some(format!("replica r{replica} has nothing yet")),
+            }
+        })
+    }
+
+    /// Asks `to` to take the leadership over; writes go on at once.
+    ///
+    /// # Errors
+    /// A text when the group is stopped.
+    pub async fn transfer_leader(&self, to: ReplicaId) -> Result<(), String> {
+        self.raft.trigger().transfer_leader(to.get()).await.map_err(|error| error.to_string())
+    }
+
+    /// The voter that has most of the log, other than this replica: the best next leader.
+    pub fn best_follower(&self) -> Option<ReplicaId> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let replication = metrics.replication.as_ref()?;
+        let voters = metrics.membership_config.membership().voter_ids();
+        voters
+            .filter(|&voter| voter != self.replica.get())
+            .filter_map(|voter| replication.get(&voter).and_then(Option::as_ref).map(|id| (id.index, voter)))
+            .max()
+            .map(|(_, voter)| ReplicaId(voter))
+    }
+
+    /// Flushes the engine and lets the log behind it go.
+    ///
+    /// # Errors
+    /// A text when the group is stopped.
+    pub async fn compact(&self) -> Result<(), String> {
+        self.raft.trigger().snapshot().await.map_err(|error| error.to_string())
+    }
+
+    /// Installs a staged snapshot.
+    ///
+    /// # Errors
+    /// A text when the group is stopped.
+    pub async fn install_snapshot(&self, vote: Vote, meta: SnapshotMeta, data: SnapshotData) -> Result<Vote, String> {
+        let snapshot = openraft::alias::SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: data };
+        let reply = self.raft.install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())?;
+        Ok(reply.vote)
+    }
+
+    /// Ends the replica's tasks; its data stays.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(group = %self.group, %error, "raft group did not shut down cleanly");
+        }
+    }
+
+    /// Answers a peer's message.
+    pub async fn handle(&self, frame: wire::RaftFrame) -> Body {
+        let Some(body) = frame.body else { return refused("an empty frame") };
+        match body {
+            Body::Append(request) => self.handle_append(request).await,
+            Body::Vote(request) => match self.raft.vote(vote_request(&request)).await {
+                Ok(response) => vote_reply(&response),
+                Err(error) => refused(error),
+            },
+            Body::PreVote(request) => match self.raft.pre_vote(vote_request(&request)).await {
+                Ok(response) => vote_reply(&response),
+                Err(error) => refused(error),
+            },
+            Body::Transfer(request) => {
+                let transfer = TransferLeaderRequest::new(
+                    vote_from_wire(&request.from.unwrap_or_default()),
+                    request.to,
+                    request.last.as_ref().map(log_id_from_wire),
+                );
+                match self.raft.handle_transfer_leader(transfer).await {
+                    Ok(result) => Body::TransferReply(wire::TransferReply { accepted: result.is_ok() }),
+                    Err(error) => refused(error),
+                }
+            }
+            Body::ReadIndex(_) => {
+                Body::ReadIndexReply(wire::ReadIndexReply { index: self.confirmed_index().await.ok() })
+            }
+            Body::AppendReply(_)
+            | Body::VoteReply(_)
+            | Body::TransferReply(_)
+            | Body::ReadIndexReply(_)
+            | Body::Refused(_) => refused("an answer where a request was expected"),
+        }
+    }
+
+    async fn handle_append(&self, request: wire::AppendRequest) -> Body {
+        let entries: Result<Vec<_>, _> = request
+            .entries
+            .iter()
+            .map(|wire| entry(wire.term, wire.index, &wire.payload))
+            .collect();
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => return refused(error),
+        };
+        let rpc = AppendEntriesRequest {
+            vote: vote_from_wire(&request.vote.unwrap_or_default()),
+            prev_log_id: request.previous.as_ref().map(log_id_from_wire),
+            entries,
+            leader_commit: request.commit.as_ref().map(log_id_from_wire),
+        };
+        use wire::append_reply::Kind;
+        let (kind, matching, vote) = match self.raft.append_entries(rpc).await {
+            Ok(AppendEntriesResponse::Success) => (Kind::Success, None, None),
+            Ok(AppendEntriesResponse::PartialSuccess(matching)) => (Kind::Partial, matching, None),
+            Ok(AppendEntriesResponse::Conflict) => (Kind::Conflict, None, None),
+            Ok(AppendEntriesResponse::HigherVote(vote)) => (Kind::HigherVote, None, Some(vote)),
+            Err(error) => return refused(error),
+        };
+        Body::AppendReply(wire::AppendReply {
+            kind: kind.into(),
+            matching: matching.as_ref().map(log_id_to_wire),
+            vote: vote.as_ref().map(vote_to_wire),
+        })
+    }
+
+    /// Position of the last applied entry: (term, index).
+    pub fn applied(&self) -> Option<(u64, u64)> {
+        self.raft.metrics().borrow().last_applied.as_ref().map(parts)
+    }
+}
+
+fn refused(reason: impl ToString) -> Body {
+    Body::Refused(reason.to_string())
+}
+
+fn vote_request(request: &wire::VoteRequest) -> VoteRequest<TypeConfig> {
+    VoteRequest {
+        vote: vote_from_wire(&request.vote.unwrap_or_default()),
+        last_log_id: request.last.as_ref().map(log_id_from_wire),
+        leadership_transfer: request.transfer,
+    }
+}
+
+fn vote_reply(response: &VoteResponse<TypeConfig>) -> Body {
+    Body::VoteReply(wire::VoteReply {
+        vote: Some(vote_to_wire(&response.vote)),
+        granted: response.vote_granted,
+        last: response.last_log_id.as_ref().map(log_id_to_wire),
+    })
+}

@@ -1,0 +1,278 @@
+//! All replicas of this node: opening, finding, purging and closing them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use borough_proto::{GroupId, ReplicaId};
+use openraft::{Config as RaftSettings, Raft, SnapshotPolicy};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::group::Group;
+use super::log_storage::LogStorage;
+use super::network::NetworkFactory;
+use super::peers::Peers;
+use super::snapshot::{SnapshotReceiver, SnapshotSender};
+use super::state_machine::{Machine, ReplicaState, StateMachine};
+use crate::config::Config;
+use crate::store::{Engine, StoreError};
+use crate::wal::{GroupLog, Wal, WalError};
+
+/// Entries kept behind a flush, so that a follower that was away for a moment needs no snapshot.
+const KEEP_ENTRIES: u64 = 1024;
+/// Entries of one append message, besides its bound in bytes.
+const APPEND_ENTRIES_MAX: u64 = 1024;
+/// What writes may change while a snapshot is scanned, in bytes, before the scan gives up.
+const OVERLAY_BYTES_MAX: u64 = 64 << 20;
+/// First byte of the log's note of a replica's group.
+const NOTE_VERSION: u8 = 1;
+
+/// Why a replica cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("log of {replica}: {source}")]
+    Log { replica: ReplicaId, source: WalError },
+    #[error("engine of {replica}: {source}")]
+    Store { replica: ReplicaId, source: StoreError },
+    #[error("raft of {replica}: {detail}")]
+    Raft { replica: ReplicaId, detail: String },
+    #[error("the log's note of {replica} is not of this build")]
+    Note { replica: ReplicaId },
+}
+
+/// The running replicas.
+pub struct Groups {
+    wal: Wal,
+    engine: Arc<dyn Engine>,
+    peers: Arc<Peers>,
+    pub receiver: SnapshotReceiver,
+    sender: Arc<SnapshotSender>,
+    settings: Arc<RaftSettings>,
+    purge_after_bytes: u64,
+    running: ArcSwap<Running>,
+    /// Held while the set of running replicas changes.
+    changing: Mutex<()>,
+}
+
+#[derive(Clone, Default)]
+struct Running {
+    by_replica: HashMap<ReplicaId, Arc<Group>>,
+    by_group: HashMap<GroupId, Arc<Group>>,
+}
+
+impl Groups {
+    /// # Errors
+    /// A text when the Raft timing contradicts itself.
+    pub fn new(config: &Config, wal: Wal, engine: Arc<dyn Engine>, peers: Arc<Peers>) -> Result<Arc<Self>, String> {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let settings = RaftSettings {
+            cluster_name: "borough".to_owned(),
+            heartbeat_interval: millis(config.raft.heartbeat),
+            heartbeat_min_interval: Some(millis(config.raft.heartbeat) / 2),
+            election_timeout_min: millis(config.raft.election_timeout_min),
+            election_timeout_max: millis(config.raft.election_timeout_max),
+            enable_pre_vote: Some(true),
+            max_payload_entries: APPEND_ENTRIES_MAX,
+            // Snapshots follow the log's bytes, not its entries: see `compact_where_due`.
+            snapshot_policy: SnapshotPolicy::Never,
+            max_in_snapshot_log_to_keep: KEEP_ENTRIES,
+            purge_batch_size: 1,
+            // A follower gets the log as long as there is one.
+            replication_lag_threshold: 1 << 40,
+            // The transfer bounds itself; this is only the outer limit.
+            install_snapshot_timeout: 3_600_000,
+            ..RaftSettings::default()
+        };
+        let settings = settings.validate().map_err(|error| error.to_string())?;
+        Ok(Arc::new(Self {
+            wal,
+            engine,
+            peers,
+            receiver: SnapshotReceiver::default(),
+            sender: SnapshotSender::new(config.limits.snapshot_bytes_per_second),
+            settings: Arc::new(settings),
+            purge_after_bytes: config.log.purge_after_bytes,
+            running: ArcSwap::default(),
+            changing: Mutex::new(()),
+        }))
+    }
+
+    /// Replicas that this node's log knows, with their groups: what has to be opened after a restart.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the log's note of one cannot be read.
+    pub fn stored(&self) -> Result<Vec<(ReplicaId, GroupId)>, OpenError> {
+        let mut stored = Vec::new();
+        for replica in self.wal.groups() {
+            let log = self.log(replica)?;
+            match decode_note(&log.state().snapshot) {
+                Some(group) => stored.push((replica, group)),
+                // The replica was created and the process died before its first record was durable.
+                None if log.state().snapshot.is_empty() => {}
+                None => return Err(OpenError::Note { replica }),
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Removes spaces that belong to no replica or to an older or unfinished generation of one.
+    ///
+    /// # Errors
+    /// [`OpenError`] from the engine or the log.
+    pub fn sweep_spaces(&self) -> Result<(), OpenError> {
+        let store = |source| OpenError::Store { replica: ReplicaId(0), source };
+        let known = self.wal.groups();
+        for space in self.engine.spaces().map_err(store)? {
+            let current =
+                known.contains(&space.replica) && self.log(space.replica)?.state().generation == space.generation;
+            if !current {
+                tracing::info!(%space, "removing a space that no replica uses");
+                self.engine.drop_space(space).map_err(store)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn log(&self, replica: ReplicaId) -> Result<GroupLog, OpenError> {
+        self.wal.group(replica).map_err(|source| OpenError::Log { replica, source })
+    }
+
+    /// Opens a replica, new or stored, and starts its group.
+    ///
+    /// # Errors
+    /// [`OpenError`]; nothing runs then.
+    pub async fn open(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        machine: Arc<dyn Machine>,
+    ) -> Result<Arc<Group>, OpenError> {
+        let log = self.log(replica)?;
+        if log.state().snapshot.is_empty() {
+            // Durable before the replica can answer anybody: a restart must know what it was.
+            let (sender, receiver) = oneshot::channel();
+            let done = Box::new(move |result| {
+                let _ = sender.send(result);
+            });
+            log.set_generation(0, encode_note(group), None, done);
+            let result = receiver.await.unwrap_or(Ok(()));
+            result.map_err(|source| OpenError::Log { replica, source })?;
+        }
+        let engine = Arc::clone(&self.engine);
+        let opening = {
+            let log = log.clone();
+            move || ReplicaState::open(replica, group, engine, log, machine, OVERLAY_BYTES_MAX)
+        };
+        let state = tokio::task::spawn_blocking(opening)
+            .await
+            .map_err(|error| OpenError::Raft { replica, detail: error.to_string() })?
+            .map_err(|source| OpenError::Store { replica, source })?;
+        let network = NetworkFactory {
+            peers: Arc::clone(&self.peers),
+            state: Arc::clone(&state),
+            snapshots: Arc::clone(&self.sender),
+        };
+        let raft = Raft::new(
+            replica.get(),
+            Arc::clone(&self.settings),
+            network,
+            LogStorage::new(log),
+            StateMachine(Arc::clone(&state)),
+        )
+        .await
+        .map_err(|error| OpenError::Raft { replica, detail: error.to_string() })?;
+        let opened = Arc::new(Group::new(raft, state, Arc::clone(&self.peers)));
+        self.change(|running| {
+            running.by_replica.insert(replica, Arc::clone(&opened));
+            running.by_group.insert(group, Arc::clone(&opened));
+        });
+        Ok(opened)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Running)) {
+        let _changing = self.changing.lock();
+        let mut running = Running::clone(&self.running.load());
+        change(&mut running);
+        self.running.store(Arc::new(running));
+    }
+
+    /// The replica of that id, if it runs here.
+    pub fn replica(&self, replica: ReplicaId) -> Option<Arc<Group>> {
+        self.running.load().by_replica.get(&replica).cloned()
+    }
+
+    /// This node's replica of `group`, if there is one.
+    pub fn group(&self, group: GroupId) -> Option<Arc<Group>> {
+        self.running.load().by_group.get(&group).cloned()
+    }
+
+    /// All running replicas, in the order of their groups.
+    pub fn all(&self) -> Vec<Arc<Group>> {
+        let mut all: Vec<_> = self.running.load().by_replica.values().cloned().collect();
+        all.sort_by_key(|group| (group.group, group.replica));
+        all
+    }
+
+    /// Flushes the engine of every replica whose log has grown past its bound, so that the log can go.
+    pub async fn compact_where_due(&self) {
+        for group in self.all() {
+            let Ok(log) = self.log(group.replica) else { continue };
+            if log.live_bytes() > self.purge_after_bytes
+                && let Err(error) = group.compact().await
+            {
+                tracing::warn!(group = %group.group, %error, "log was not compacted");
+            }
+        }
+    }
+
+    /// The first replica that stopped by itself, and why.
+    pub fn failure(&self) -> Option<(GroupId, String)> {
+        self.all().into_iter().find_map(|group| group.failure().map(|failure| (group.group, failure)))
+    }
+
+    /// Stops a replica for good and removes its data.
+    ///
+    /// # Errors
+    /// [`OpenError`] from the engine; the log forgets the replica all the same.
+    pub async fn remove(&self, replica: ReplicaId) -> Result<(), OpenError> {
+        let Some(group) = self.replica(replica) else { return Ok(()) };
+        self.change(|running| {
+            running.by_replica.remove(&replica);
+            if running.by_group.get(&group.group).is_some_and(|current| current.replica == replica) {
+                running.by_group.remove(&group.group);
+            }
+        });
+        group.shutdown().await;
+        self.receiver.forget(replica);
+        let (sender, receiver) = oneshot::channel();
+        let done = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        self.wal.remove_group(replica, done);
+        receiver.await.unwrap_or(Ok(())).map_err(|source| OpenError::Log { replica, source })?;
+        drop(group);
+        self.sweep_spaces()
+    }
+
+    /// Stops all groups; their data stays.
+    pub async fn shutdown(&self) {
+        let all = self.all();
+        futures::future::join_all(all.iter().map(|group| group.shutdown())).await;
+    }
+}
+
+fn encode_note(group: GroupId) -> Vec<u8> {
+    let mut note = vec![NOTE_VERSION];
+    note.extend_from_slice(&group.get().to_be_bytes());
+    note
+}
+
+fn decode_note(note: &[u8]) -> Option<GroupId> {
+    let (version, group) = note.split_first()?;
+    if *version != NOTE_VERSION {
+        return None;
+    }
+    Some(GroupId(u32::from_be_bytes(group.try_into().ok()?)))
+}

@@ -1,0 +1,20 @@
+//! Raft for every group of the node: the only place that names openraft.
+//!
+//! `types` are the type parameters and their wire forms, `log_storage` and `state_machine` adapt the shared
+//! log and the engine, `peers` and `network` carry messages, `snapshot` streams a replica, `group` is one
+//! running replica and `groups` all of them.
+
+pub mod group;
+pub mod groups;
+pub mod log_storage;
+pub mod network;
+pub mod peers;
+pub mod snapshot;
+pub mod state_machine;
+pub mod types;
+
+pub use group::{Group, GroupView, ProposeError, ReadError};
+pub use groups::Groups;
+pub use peers::{AddressBook, Peers};
+pub use state_machine::{Machine, ReplicaState};
+pub use types::{Reply, proposal};

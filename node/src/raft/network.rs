@@ -1,0 +1,219 @@
+//! Raft's network over the peers' streams.
+//!
+//! A dead peer is *unreachable* (Raft then backs off), and every message names the replica it is for,
+//! which the receiver verifies: replica ids are never reused.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use borough_proto::{GroupId, NodeId, ReplicaId, wire};
+use openraft::errors::{
+    RPCError, RemoteError, ReplicationClosed, StreamingError, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::message::{TransferLeaderRequest, TransferLeaderResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
+use openraft::{AnyError, RaftNetworkFactory, RaftNetworkV2};
+use tokio::time::Instant;
+use wire::raft_frame::Body;
+
+use super::peers::Peers;
+use super::snapshot::SnapshotSender;
+use super::state_machine::{ReplicaState, SnapshotData};
+use super::types::{
+    Member, TypeConfig, encode_payload, log_id_from_wire, log_id_to_wire, parts, vote_from_wire, vote_to_wire,
+};
+
+/// Makes the connections of one replica.
+pub struct NetworkFactory {
+    pub peers: Arc<Peers>,
+    pub state: Arc<ReplicaState>,
+    pub snapshots: Arc<SnapshotSender>,
+}
+
+/// From one replica to one other of its group.
+pub struct Network {
+    peers: Arc<Peers>,
+    state: Arc<ReplicaState>,
+    snapshots: Arc<SnapshotSender>,
+    group: GroupId,
+    from: ReplicaId,
+    to: ReplicaId,
+    node: NodeId,
+}
+
+impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
+    type Network = Network;
+
+    async fn new_client(&mut self, target: u64, member: &Member) -> Network {
+        Network {
+            peers: Arc::clone(&self.peers),
+            state: Arc::clone(&self.state),
+            snapshots: Arc::clone(&self.snapshots),
+            group: self.state.group,
+            from: self.state.id,
+            to: ReplicaId(target),
+            node: member.node,
+        }
+    }
+}
+
+fn unreachable(error: &(impl std::error::Error + 'static)) -> Unreachable<TypeConfig> {
+    Unreachable::new(error)
+}
+
+fn unexpected(body: Option<&Body>) -> RPCError<TypeConfig> {
+    let detail = match body {
+        Some(Body::Refused(reason)) => format!("refused: {reason}"),
+        _ => "an answer of another kind".to_owned(),
+    };
+    RPCError::Unreachable(Unreachable::new(&AnyError::error(detail)))
+}
+
+impl Network {
+    async fn call(&self, body: Body, option: &RPCOption) -> Result<Body, RPCError<TypeConfig>> {
+        let frame = wire::RaftFrame {
+            call: 0,
+            group: self.group.get(),
+            from: self.from.get(),
+            to: self.to.get(),
+            body: Some(body),
+        };
+        let deadline = Instant::now() + option.soft_ttl();
+        let answer = self
+            .peers
+            .call(self.node, frame, deadline)
+            .await
+            .map_err(|error| RPCError::Unreachable(unreachable(&error)))?;
+        answer.body.ok_or_else(|| unexpected(None))
+    }
+
+    async fn ask_vote(
+        &self,
+        body: Body,
+        option: &RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        match self.call(body, option).await? {
+            Body::VoteReply(reply) => Ok(VoteResponse {
+                vote: vote_from_wire(&reply.vote.unwrap_or_default()),
+                vote_granted: reply.granted,
+                last_log_id: reply.last.as_ref().map(log_id_from_wire),
+            }),
+            other => Err(unexpected(Some(&other))),
+        }
+    }
+}
+
+fn vote_request(rpc: &VoteRequest<TypeConfig>) -> wire::VoteRequest {
+    wire::VoteRequest {
+        vote: Some(vote_to_wire(&rpc.vote)),
+        last: rpc.last_log_id.as_ref().map(log_id_to_wire),
+        transfer: rpc.leadership_transfer,
+    }
+}
+
+impl RaftNetworkV2<TypeConfig> for Network {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let entries = rpc
+            .entries
+            .iter()
+            .map(|entry| {
+                let (term, index) = parts(&entry.log_id);
+                wire::LogEntry { term, index, payload: encode_payload(&entry.payload) }
+            })
+            .collect();
+        let request = wire::AppendRequest {
+            vote: Some(vote_to_wire(&rpc.vote)),
+            previous: rpc.prev_log_id.as_ref().map(log_id_to_wire),
+            commit: rpc.leader_commit.as_ref().map(log_id_to_wire),
+            entries,
+        };
+        match self.call(Body::Append(request), &option).await? {
+            Body::AppendReply(reply) => {
+                use wire::append_reply::Kind;
+                match reply.kind() {
+                    Kind::Success => Ok(AppendEntriesResponse::Success),
+                    Kind::Partial => Ok(AppendEntriesResponse::PartialSuccess(
+                        reply.matching.as_ref().map(log_id_from_wire),
+                    )),
+                    Kind::Conflict => Ok(AppendEntriesResponse::Conflict),
+                    Kind::HigherVote => {
+                        Ok(AppendEntriesResponse::HigherVote(vote_from_wire(&reply.vote.unwrap_or_default())))
+                    }
+                    Kind::Unspecified => Err(unexpected(None)),
+                }
+            }
+            other => Err(unexpected(Some(&other))),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask_vote(Body::Vote(vote_request(&rpc)), &option).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        self.ask_vote(Body::PreVote(vote_request(&rpc)), &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: openraft::alias::VoteOf<TypeConfig>,
+        _snapshot: openraft::alias::SnapshotOf<TypeConfig, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        // What is sent is a point in time of now, at or after the flush that Raft calls the snapshot.
+        let sending = self.snapshots.send(&self.peers, &self.state, self.to, self.node, vote);
+        tokio::select! {
+            result = sending => match result {
+                Ok(vote) => Ok(SnapshotResponse::new(vote)),
+                Err(error) => {
+                    tracing::warn!(group = %self.group, to = %self.to, error = %error, "snapshot was not sent");
+                    Err(StreamingError::Unreachable(unreachable(&error)))
+                }
+            },
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        req: TransferLeaderRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let request = wire::TransferRequest {
+            from: Some(vote_to_wire(req.from_leader())),
+            to: *req.to_node_id(),
+            last: req.last_log_id().map(log_id_to_wire),
+        };
+        match self.call(Body::Transfer(request), &option).await? {
+            Body::TransferReply(reply) if reply.accepted => Ok(Ok(())),
+            Body::TransferReply(_) => Ok(Err(openraft::raft::message::TransferLeaderError::LogNotFlushed {
+                expected: req.last_log_id().copied(),
+                actual: None,
+            })),
+            other => Err(unexpected(Some(&other))),
+        }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(Duration::from_millis(100))))
+    }
+}

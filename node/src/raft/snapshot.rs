@@ -1,0 +1,381 @@
+//! Snapshots on the wire: a point in time of one replica, streamed to another.
+//!
+//! On a connection of its own, in chunks with a crc32 each, acknowledged one by one, at a bounded rate. A
+//! transfer that broke is resumed where the receiver stands. The receiver stages into the next
+//! generation of its space and installs it at the end, so an unfinished transfer leaves nothing behind.
+
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use borough_proto::limits::MESSAGE_BYTES_MAX;
+use borough_proto::wire::raft_client::RaftClient;
+use borough_proto::{NodeId, ReplicaId, wire};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
+use rand::RngExt;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::group::Group;
+use super::peers::{PeerError, Peers};
+use super::state_machine::{ReplicaState, SnapshotData};
+use super::types::{
+    SnapshotMeta, StoredMembership, Vote, log_id_from_wire, log_id_to_wire, membership_from_wire,
+    membership_to_wire, vote_from_wire, vote_to_wire,
+};
+use crate::store::snapshot::PointInTime;
+use crate::store::{Batch, Space, StoreError};
+
+const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks sent and not yet acknowledged.
+const WINDOW: usize = 8;
+/// Snapshots sent at once by a node.
+const SENDS_MAX: usize = 2;
+/// Without an acknowledgement for this long a transfer counts as broken.
+const STALL: Duration = Duration::from_secs(20);
+const ATTEMPTS_MAX: u32 = 5;
+
+/// Why a snapshot was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    #[error("scan the replica: {0}")]
+    Store(#[from] StoreError),
+    #[error("the receiver refused: {0}")]
+    Refused(String),
+    #[error("the transfer broke: {0}")]
+    Broken(Status),
+    #[error("no acknowledgement for {STALL:?}")]
+    Stalled,
+    #[error("the receiver closed the stream")]
+    Closed,
+    #[error("the scan task ended: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl SendError {
+    fn worth_resuming(&self) -> bool {
+        match self {
+            Self::Broken(_) | Self::Stalled | Self::Closed => true,
+            Self::Peer(_) | Self::Store(_) | Self::Refused(_) | Self::Task(_) => false,
+        }
+    }
+}
+
+/// Sends snapshots, a few at a time, within the node's rate.
+pub struct SnapshotSender {
+    permits: Semaphore,
+    bytes_per_second: u64,
+}
+
+struct Transfer {
+    scan: Arc<Mutex<PointInTime>>,
+    header: wire::SnapshotHeader,
+    /// Last keys of chunks sent and not acknowledged, with their sequence.
+    unacknowledged: VecDeque<(u64, Bytes)>,
+    acknowledged: Option<(u64, Bytes)>,
+}
+
+impl SnapshotSender {
+    pub fn new(bytes_per_second: u64) -> Arc<Self> {
+        Arc::new(Self { permits: Semaphore::new(SENDS_MAX), bytes_per_second })
+    }
+
+    /// Sends a point in time of `state`; done when it is installed there.
+    ///
+    /// # Errors
+    /// [`SendError`]; the receiver then stands where it stood.
+    pub async fn send(
+        &self,
+        peers: &Peers,
+        state: &ReplicaState,
+        to: ReplicaId,
+        node: NodeId,
+        vote: Vote,
+    ) -> Result<Vote, SendError> {
+        // The semaphore is never closed.
+        let _permit = self.permits.acquire().await.map_err(|_| SendError::Closed)?;
+        let (scan, meta) = state.begin_scan();
+        let header = wire::SnapshotHeader {
+            group: state.group.get(),
+            from: state.id.get(),
+            to: to.get(),
+            vote: Some(vote_to_wire(&vote)),
+            last: meta.last_log_id.as_ref().map(log_id_to_wire),
+            membership_id: meta.last_membership.log_id().as_ref().map(log_id_to_wire),
+            membership: Some(membership_to_wire(meta.last_membership.membership())),
+            snapshot: rand::rng().random(),
+        };
+        let mut transfer = Transfer {
+            scan: Arc::new(Mutex::new(scan)),
+            header,
+            unacknowledged: VecDeque::new(),
+            acknowledged: None,
+        };
+        let started = Instant::now();
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.attempt(peers, node, &mut transfer).await {
+                Ok((vote, bytes)) => {
+                    tracing::info!(group = %state.group, %to, bytes, ms = started.elapsed().as_millis(), "snapshot installed");
+                    return Ok(vote);
+                }
+                Err(error) if error.worth_resuming() && attempt < ATTEMPTS_MAX => {
+                    tracing::info!(group = %state.group, %to, %error, "snapshot transfer is resumed");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        peers: &Peers,
+        node: NodeId,
+        transfer: &mut Transfer,
+    ) -> Result<(Vote, u64), SendError> {
+        let mut client = RaftClient::new(peers.channel(node)?)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let (sender, receiver) = mpsc::channel(WINDOW);
+        let open = wire::SnapshotChunk { header: Some(transfer.header.clone()), ..Default::default() };
+        sender.send(open).await.map_err(|_| SendError::Closed)?;
+        let mut acks = client
+            .install_snapshot(ReceiverStream::new(receiver))
+            .await
+            .map_err(SendError::Broken)?
+            .into_inner();
+        let first = next_ack(&mut acks).await?;
+        let mut sequence = transfer.resume(first.next)?;
+        let started = Instant::now();
+        let mut bytes = 0_u64;
+        let mut ended = false;
+        loop {
+            if !ended && transfer.unacknowledged.len() < WINDOW {
+                let scan = Arc::clone(&transfer.scan);
+                let pairs = tokio::task::spawn_blocking(move || scan.lock().next_chunk(CHUNK_BYTES)).await??;
+                let chunk = match pairs {
+                    Some(pairs) => {
+                        let data = encode_pairs(&pairs);
+                        bytes += data.len() as u64;
+                        if let Some((key, _)) = pairs.last() {
+                            transfer.unacknowledged.push_back((sequence, key.clone()));
+                        }
+                        wire::SnapshotChunk {
+                            header: None,
+                            sequence,
+                            crc32: crc32fast::hash(&data),
+                            data,
+                            end: false,
+                        }
+                    }
+                    None => {
+                        ended = true;
+                        wire::SnapshotChunk { sequence, crc32: crc32fast::hash(&[]), end: true, ..Default::default() }
+                    }
+                };
+                sequence += 1;
+                // The pace: bytes so far over the rate is when the next chunk may leave.
+                let due = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
+                tokio::time::sleep_until(started + due).await;
+                sender.send(chunk).await.map_err(|_| SendError::Closed)?;
+                continue;
+            }
+            let ack = next_ack(&mut acks).await?;
+            if ack.installed {
+                return Ok((vote_from_wire(&ack.vote.unwrap_or_default()), bytes));
+            }
+            transfer.acknowledge(ack.next);
+        }
+    }
+}
+
+async fn next_ack(acks: &mut tonic::Streaming<wire::SnapshotAck>) -> Result<wire::SnapshotAck, SendError> {
+    let ack = tokio::time::timeout(STALL, acks.message()).await.map_err(|_| SendError::Stalled)?;
+    let ack = ack.map_err(SendError::Broken)?.ok_or(SendError::Closed)?;
+    if ack.refused.is_empty() { Ok(ack) } else { Err(SendError::Refused(ack.refused)) }
+}
+
+impl Transfer {
+    /// All chunks below `next` are staged: the scan need not remember what lies behind them.
+    fn acknowledge(&mut self, next: u64) {
+        while let Some((sequence, _)) = self.unacknowledged.front() {
+            if *sequence >= next {
+                break;
+            }
+            self.acknowledged = self.unacknowledged.pop_front();
+        }
+        if let Some((_, key)) = &self.acknowledged {
+            self.scan.lock().acknowledge(key.clone());
+        }
+    }
+
+    /// Goes back to where the receiver stands.
+    fn resume(&mut self, next: u64) -> Result<u64, SendError> {
+        self.acknowledge(next);
+        self.unacknowledged.clear();
+        let stands = self.acknowledged.as_ref().map_or(0, |(sequence, _)| sequence + 1);
+        if stands != next {
+            return Err(SendError::Refused(format!("the receiver stands at {next}, the sender at {stands}")));
+        }
+        self.scan.lock().resume_from(self.acknowledged.as_ref().map(|(_, key)| key.clone()))?;
+        Ok(next)
+    }
+}
+
+fn encode_pairs(pairs: &[(Bytes, Bytes)]) -> Bytes {
+    let size = pairs.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
+    let mut data = BytesMut::with_capacity(size);
+    for part in pairs.iter().flat_map(|(key, value)| [key, value]) {
+        data.put_u32(u32::try_from(part.len()).unwrap_or(u32::MAX));
+        data.put_slice(part);
+    }
+    data.freeze()
+}
+
+/// Reads what [`encode_pairs`] made; `None` for anything else (I10).
+fn decode_pairs(mut data: Bytes) -> Option<Batch> {
+    let mut part = move || -> Option<Option<Bytes>> {
+        if data.is_empty() {
+            return Some(None);
+        }
+        if data.len() < 4 {
+            return None;
+        }
+        let len = usize::try_from(data.get_u32()).ok()?;
+        if len > data.len() { None } else { Some(Some(data.split_to(len))) }
+    };
+    let mut changes = Vec::new();
+    while let Some(key) = part()? {
+        let value = part()??;
+        changes.push((key, Some(value)));
+    }
+    Some(Batch { changes })
+}
+
+/// Receives snapshots for the replicas of this node.
+#[derive(Default)]
+pub struct SnapshotReceiver {
+    /// Transfers under way or broken, one for each replica.
+    partial: Mutex<HashMap<ReplicaId, Partial>>,
+}
+
+struct Partial {
+    snapshot: u64,
+    next: u64,
+    generation: u64,
+    space: Arc<dyn Space>,
+}
+
+impl SnapshotReceiver {
+    /// Receives one snapshot for `group`; `chunks` are those after the header.
+    ///
+    /// # Errors
+    /// A text for the sender; what was staged stays for a resumed transfer.
+    pub async fn receive(
+        &self,
+        group: &Group,
+        header: wire::SnapshotHeader,
+        mut chunks: tonic::Streaming<wire::SnapshotChunk>,
+        acks: mpsc::Sender<Result<wire::SnapshotAck, Status>>,
+    ) -> Result<(), String> {
+        let replica = group.replica;
+        let meta = snapshot_meta(&header)?;
+        let mut partial = self.take(group, header.snapshot).await?;
+        let hello = wire::SnapshotAck { next: partial.next, ..Default::default() };
+        let mut alive = acks.send(Ok(hello)).await.is_ok();
+        while alive {
+            let chunk = match chunks.message().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) | Err(_) => break,
+            };
+            if chunk.sequence != partial.next || crc32fast::hash(&chunk.data) != chunk.crc32 {
+                self.partial.lock().insert(replica, partial);
+                return Err(format!("chunk {} is out of order or damaged", chunk.sequence));
+            }
+            if chunk.end {
+                let vote = group
+                    .install_snapshot(
+                        vote_from_wire(&header.vote.unwrap_or_default()),
+                        meta,
+                        SnapshotData::Staged { generation: partial.generation },
+                    )
+                    .await?;
+                drop(partial.space);
+                if group.state.space().number != partial.generation {
+                    group.state.unstage(partial.generation).map_err(|error| error.to_string())?;
+                }
+                let done =
+                    wire::SnapshotAck { next: chunk.sequence + 1, installed: true, vote: Some(vote_to_wire(&vote)), ..Default::default() };
+                // The sender asks again when it did not hear; the snapshot stays installed.
+                let _ = acks.send(Ok(done)).await;
+                return Ok(());
+            }
+            let batch = decode_pairs(chunk.data).ok_or_else(|| format!("chunk {} is malformed", chunk.sequence))?;
+            let space = Arc::clone(&partial.space);
+            let applied = tokio::task::spawn_blocking(move || space.apply(batch)).await;
+            applied.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+            partial.next += 1;
+            let ack = wire::SnapshotAck { next: partial.next, ..Default::default() };
+            alive = acks.send(Ok(ack)).await.is_ok();
+        }
+        self.partial.lock().insert(replica, partial);
+        Ok(())
+    }
+
+    async fn take(&self, group: &Group, snapshot: u64) -> Result<Partial, String> {
+        let old = self.partial.lock().remove(&group.replica);
+        if let Some(old) = old {
+            if old.snapshot == snapshot {
+                return Ok(old);
+            }
+            drop(old.space);
+            group.state.unstage(old.generation).map_err(|error| error.to_string())?;
+        }
+        let state = Arc::clone(&group.state);
+        let staged = tokio::task::spawn_blocking(move || state.stage()).await;
+        let (generation, space) = staged.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        Ok(Partial { snapshot, next: 0, generation, space })
+    }
+
+    /// Forgets what was staged for a replica that goes away.
+    pub fn forget(&self, replica: ReplicaId) {
+        self.partial.lock().remove(&replica);
+    }
+}
+
+fn snapshot_meta(header: &wire::SnapshotHeader) -> Result<SnapshotMeta, String> {
+    let membership = header.membership.as_ref().ok_or("the header lacks the membership")?;
+    let membership = membership_from_wire(membership).map_err(|error| error.to_string())?;
+    let stored = StoredMembership::new(header.membership_id.as_ref().map(log_id_from_wire), membership);
+    Ok(SnapshotMeta { last_log_id: header.last.as_ref().map(log_id_from_wire), last_membership: stored })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn chunks_round_trip(pairs in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..9), proptest::collection::vec(any::<u8>(), 0..9)), 0..9)) {
+            let pairs: Vec<(Bytes, Bytes)> = pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+            let batch = decode_pairs(encode_pairs(&pairs)).unwrap();
+            let expected: Vec<_> = pairs.into_iter().map(|(key, value)| (key, Some(value))).collect();
+            prop_assert_eq!(batch.changes, expected);
+        }
+
+        #[test]
+        fn hostile_chunks_never_panic(data in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = decode_pairs(data.into());
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Raft's state machine over a replica's space in the engine.
+//!
+//! The effects of entries, the applied position and the membership go into the engine in one atomic
+//! batch (I4). A snapshot here is a flush of the engine: it allows the log behind it to be purged (I2);
+//! what is sent to a peer is a point-in-time scan made when it is sent.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use borough_proto::{GroupId, ReplicaId, wire};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, RaftSnapshotBuilder};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::sync::watch;
+
+use super::types::{
+    LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig, applied_from_wire, applied_to_wire, proposal_message,
+};
+use crate::store::snapshot::{PointInTime, VersionedSpace};
+use crate::store::{Engine, Space, SpaceId, StoreError};
+use crate::wal::GroupLog;
+
+/// Key of the applied position, in a part of the space that machines leave alone.
+const APPLIED_KEY: &[u8] = b"r/applied";
+/// Entries that go into one engine batch at most.
+const BATCH_ENTRIES_MAX: usize = 512;
+
+/// What a group replicates: a shard's documents or the catalog.
+pub trait Machine: Send + Sync + 'static {
+    /// Rebuilds what is kept in memory from `space`: at start and after a snapshot was installed.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the space cannot be read.
+    fn load(&self, space: &VersionedSpace) -> Result<(), StoreError>;
+
+    /// Applies commands in order and `position` (a key and its value) in one atomic batch (I4), then
+    /// makes the effects visible to the cache (I7).
+    ///
+    /// # Errors
+    /// [`StoreError`]; the replica then stops.
+    fn apply(
+        &self,
+        space: &VersionedSpace,
+        commands: &[(u64, Bytes)],
+        position: (Bytes, Bytes),
+    ) -> Result<Vec<Reply>, StoreError>;
+}
+
+/// The applied position and the membership there.
+#[derive(Debug, Clone, Default)]
+struct Position {
+    applied: Option<LogId>,
+    membership: StoredMembership,
+}
+
+/// One replica's state: shared by Raft's worker, readers and snapshot senders.
+pub struct ReplicaState {
+    pub id: ReplicaId,
+    pub group: GroupId,
+    engine: Arc<dyn Engine>,
+    log: GroupLog,
+    machine: Arc<dyn Machine>,
+    space: ArcSwap<Generation>,
+    overlay_bytes_max: u64,
+    /// Last entry of the batch that apply works on, at or after the applied index.
+    applying: AtomicU64,
+    /// Held while a batch is applied, so that a point in time is exact.
+    position: Mutex<Position>,
+    applied_index: watch::Sender<u64>,
+    /// What the last flush made durable.
+    flushed: Mutex<Option<SnapshotMeta>>,
+    /// Generation that the next incoming snapshot is staged in.
+    next_generation: AtomicU64,
+}
+
+/// A replica's space and which generation it is.
+pub struct Generation {
+    pub number: u64,
+    pub space: VersionedSpace,
+}
+
+/// A snapshot's data: nothing for our own (it is scanned when sent), a staged space for a received one.
+#[derive(Debug)]
+pub enum SnapshotData {
+    Local,
+    Staged { generation: u64 },
+}
+
+impl ReplicaState {
+    /// Opens the replica's space and brings the machine to where it was.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the engine refuses or holds damaged data.
+    pub fn open(
+        id: ReplicaId,
+        group: GroupId,
+        engine: Arc<dyn Engine>,
+        log: GroupLog,
+        machine: Arc<dyn Machine>,
+        overlay_bytes_max: u64,
+    ) -> Result<Arc<Self>, StoreError> {
+        let generation = log.state().generation;
+        let space = VersionedSpace::new(engine.open_space(SpaceId { replica: id, generation })?);
+        let position = read_position(&space, id)?;
+        machine.load(&space)?;
+        let applied = position.applied.map_or(0, |applied| applied.index);
+        Ok(Arc::new(Self {
+            id,
+            group,
+            engine,
+            log,
+            machine,
+            space: ArcSwap::from_pointee(Generation { number: generation, space }),
+            overlay_bytes_max,
+            applying: AtomicU64::new(applied),
+            position: Mutex::new(position),
+            applied_index: watch::Sender::new(applied),
+            flushed: Mutex::new(None),
+            next_generation: AtomicU64::new(generation + 1),
+        }))
+    }
+
+    /// The current space; a snapshot that is installed replaces it.
+    pub fn space(&self) -> Arc<Generation> {
+        self.space.load_full()
+    }
+
+    /// Index of the last applied entry, and a way to wait for later ones.
+    pub fn applied_index(&self) -> watch::Receiver<u64> {
+        self.applied_index.subscribe()
+    }
+
+    /// Waits until what a read may have seen of a batch under way is visible to every later read, in engine
+    /// and cache alike, and answers the index that the read includes. Call it after reading.
+    pub async fn settle(&self) -> u64 {
+        let applying = self.applying.load(Ordering::Acquire);
+        let mut applied = self.applied_index.subscribe();
+        let now = *applied.borrow_and_update();
+        if now >= applying {
+            return now;
+        }
+        // The sender lives as long as `self`.
+        applied.wait_for(|&applied| applied >= applying).await.map_or(now, |applied| *applied)
+    }
+
+    /// A point in time of everything applied, and the position it stands at. Writes go on meanwhile.
+    pub fn begin_scan(&self) -> (PointInTime, SnapshotMeta) {
+        let position = self.position.lock();
+        let scan = self.space.load().space.begin_scan(self.overlay_bytes_max);
+        (scan, SnapshotMeta { last_log_id: position.applied, last_membership: position.membership.clone() })
+    }
+
+    /// A new empty space to receive a snapshot in; replaces what an earlier transfer left.
+    ///
+    /// # Errors
+    /// [`StoreError`] from the engine.
+    pub fn stage(&self) -> Result<(u64, Arc<dyn crate::store::Space>), StoreError> {
+        let generation = self.next_generation.fetch_add(1, Ordering::Relaxed);
+        let id = SpaceId { replica: self.id, generation };
+        self.engine.drop_space(id)?;
+        Ok((generation, self.engine.open_space(id)?))
+    }
+
+    /// Gives up a staged space.
+    ///
+    /// # Errors
+    /// [`StoreError`] from the engine.
+    pub fn unstage(&self, generation: u64) -> Result<(), StoreError> {
+        self.engine.drop_space(SpaceId { replica: self.id, generation })
+    }
+
+    fn apply_batch(&self, items: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let Some((last, _)) = items.last() else { return Ok(()) };
+        let last = last.log_id;
+        let mut position = self.position.lock();
+        let mut next = Position { applied: Some(last), membership: position.membership.clone() };
+        let mut commands = Vec::with_capacity(items.len());
+        for (entry, _) in &items {
+            match &entry.payload {
+                EntryPayload::Blank => {}
+                EntryPayload::Normal(proposal) => {
+                    commands.push((entry.log_id.index, proposal_message(proposal)));
+                }
+                EntryPayload::Membership(membership) => {
+                    next.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                }
+            }
+        }
+        let encoded = applied_to_wire(next.applied.as_ref(), &next.membership).encode_to_vec();
+        let record = (Bytes::from_static(APPLIED_KEY), Bytes::from(encoded));
+        self.applying.store(last.index, Ordering::Release);
+        let replies = self.machine.apply(&self.space.load().space, &commands, record).map_err(io::Error::other)?;
+        *position = next;
+        drop(position);
+        // Only now: a reader that waits for this index must find its effects in engine and cache (I7).
+        self.applied_index.send_replace(last.index);
+        let mut replies = replies.into_iter();
+        for (entry, responder) in items {
+            let reply = match entry.payload {
+                EntryPayload::Normal(_) => replies.next().unwrap_or(Reply::Undecodable),
+                EntryPayload::Blank | EntryPayload::Membership(_) => Reply::None,
+            };
+            if let Some(responder) = responder {
+                responder.send(reply);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything applied so far durable and remembers that it is.
+    fn flush(&self) -> io::Result<SnapshotMeta> {
+        let (meta, space) = {
+            let position = self.position.lock();
+            let meta =
+                SnapshotMeta { last_log_id: position.applied, last_membership: position.membership.clone() };
+            (meta, self.space.load_full())
+        };
+        space.space.flush().map_err(io::Error::other)?;
+        *self.flushed.lock() = Some(meta.clone());
+        Ok(meta)
+    }
+
+    async fn install(&self, meta: &SnapshotMeta, generation: u64) -> io::Result<()> {
+        let id = SpaceId { replica: self.id, generation };
+        let space = self.engine.open_space(id).map_err(io::Error::other)?;
+        space.flush().map_err(io::Error::other)?;
+        let space = VersionedSpace::new(space);
+        let staged = read_position(&space, self.id).map_err(io::Error::other)?;
+        if staged.applied != meta.last_log_id {
+            return Err(io::Error::other(format!(
+                "staged snapshot of {} stands at {:?}, not at {:?}",
+                self.id, staged.applied, meta.last_log_id
+            )));
+        }
+        // The durable switch from the old generation to the new one: a crash before it finds the old
+        // space whole, a crash after it the new one.
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let blob = self.log.state().snapshot;
+        self.log.set_generation(
+            generation,
+            blob,
+            None,
+            Box::new(move |result| {
+                let _ = sender.send(result);
+            }),
+        );
+        receiver.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+        let index = meta.last_log_id.map_or(0, |last| last.index);
+        let old = {
+            let mut position = self.position.lock();
+            *position = staged;
+            let old = self.space.swap(Arc::new(Generation { number: generation, space }));
+            // After the swap: whoever reads meanwhile fills the cache from the new space or is made void.
+            self.machine.load(&self.space.load().space).map_err(io::Error::other)?;
+            self.applying.store(index, Ordering::Release);
+            old
+        };
+        self.applied_index.send_replace(index);
+        *self.flushed.lock() = Some(meta.clone());
+        let old_id = SpaceId { replica: self.id, generation: old.number };
+        drop(old);
+        self.engine.drop_space(old_id).map_err(io::Error::other)
+    }
+}
+
+fn read_position(space: &VersionedSpace, replica: ReplicaId) -> Result<Position, StoreError> {
+    let Some(bytes) = space.get(APPLIED_KEY)? else { return Ok(Position::default()) };
+    let damaged = |detail: String| StoreError::Damaged { space: replica.to_string(), detail };
+    let wire = wire::AppliedState::decode(bytes).map_err(|error| damaged(error.to_string()))?;
+    let (applied, membership) = applied_from_wire(&wire).map_err(|error| damaged(error.to_string()))?;
+    Ok(Position { applied, membership })
+}
+
+/// Raft's handle on a replica's state.
+#[derive(Clone)]
+pub struct StateMachine(pub Arc<ReplicaState>);
+
+/// Flushes the engine, so that the log behind may go.
+pub struct SnapshotBuilder(Arc<ReplicaState>);
+
+type Snapshot = openraft::alias::SnapshotOf<TypeConfig, SnapshotData>;
+
+impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let state = Arc::clone(&self.0);
+        let meta = tokio::task::spawn_blocking(move || state.flush()).await.map_err(io::Error::other)??;
+        Ok(Snapshot { meta, snapshot: SnapshotData::Local })
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        let position = self.0.position.lock();
+        Ok((position.applied, position.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+    {
+        let mut chunks = entries.ready_chunks(BATCH_ENTRIES_MAX);
+        while let Some(chunk) = chunks.next().await {
+            let items = chunk.into_iter().collect::<Result<Vec<_>, _>>()?;
+            self.0.apply_batch(items)?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        SnapshotBuilder(Arc::clone(&self.0))
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+        match snapshot {
+            // What is durable here already is not installed again.
+            SnapshotData::Local => Ok(()),
+            SnapshotData::Staged { generation } => self.0.install(meta, generation).await,
+        }
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let meta = self.0.flushed.lock().clone();
+        Ok(meta.map(|meta| Snapshot { meta, snapshot: SnapshotData::Local }))
+    }
+}
