@@ -1,24 +1,23 @@
 //! The storage-and-cache node of Borough.
 //!
 //! Dependencies point one way: `rpc → raft → {wal, state → store}`, `placement → raft`; the `cache`
-//! is read by `rpc` and written by apply. Only `raft` names openraft and only `store/sled.rs` names sled.
+//! is read by `shard` and written by apply. Only `raft` names openraft and only `store/sled.rs` names sled.
 
+pub mod cache;
+pub mod clock;
+pub mod config;
+pub mod identity;
+pub mod lifecycle;
+pub mod loops;
+pub mod meta_leader;
+pub mod node;
+pub mod placement;
+pub mod raft;
+pub mod rpc;
+pub mod shard;
 pub mod state;
 pub mod store;
 pub mod wal;
-pub mod config;
-pub use config::Config;
 
-use tokio_util::sync::CancellationToken;
-/// Why the node ended.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    #[error("data directory {}: {detail}", path.display())]
-    DataDir { path: std::path::PathBuf, detail: String },
-    #[error("{0:#}")]
-    Failed(anyhow::Error),
-}
-/// Runs a node until `shutdown` is cancelled, then leaves gracefully.
-pub async fn run(_config: Config, _shutdown: CancellationToken) -> Result<(), RunError> {
-    Err(RunError::Failed(anyhow::anyhow!("interim")))
-}
+pub use config::Config;
+pub use lifecycle::{RunError, run};

@@ -1,6 +1,8 @@
 //! The meta group: the catalog, what it decides, and the loop that carries it out.
 
 pub mod catalog;
+pub mod catalog_machine;
 pub mod drive;
 pub mod observe;
 pub mod plan;
+pub mod status;

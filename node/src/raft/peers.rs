@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use borough_proto::exchange::channel::ChannelSettings;
+use borough_proto::exchange::channel::{ChannelSettings, cluster_client};
 use borough_proto::exchange::mux::{CallError, Limits, Mux, Protocol, Requests};
 use borough_proto::limits::MESSAGE_BYTES_MAX;
+use borough_proto::wire::cluster_client::ClusterClient;
 use borough_proto::wire::raft_client::RaftClient;
 use borough_proto::{NodeId, wire};
 use parking_lot::Mutex;
@@ -69,6 +70,8 @@ pub trait AddressBook: Send + Sync + 'static {
 pub struct Peers {
     book: Arc<dyn AddressBook>,
     peers: Mutex<HashMap<NodeId, Arc<Peer>>>,
+    /// For cluster calls: one connection an address.
+    channels: Mutex<HashMap<String, Channel>>,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -100,7 +103,7 @@ pub enum PeerError {
 
 impl Peers {
     pub fn new(book: Arc<dyn AddressBook>, tasks: TaskTracker, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { book, peers: Mutex::default(), tasks, stop })
+        Arc::new(Self { book, peers: Mutex::default(), channels: Mutex::default(), tasks, stop })
     }
 
     fn peer(&self, node: NodeId) -> Arc<Peer> {
@@ -114,12 +117,38 @@ impl Peers {
         }))
     }
 
-    /// A channel to `node` outside the shared stream, for snapshots and cluster calls.
+    /// A channel to `addr` that all cluster calls share.
+    ///
+    /// # Errors
+    /// [`PeerError::Address`] for what is no `host:port`.
+    pub fn cluster_client(&self, addr: &str) -> Result<ClusterClient<Channel>, PeerError> {
+        let mut channels = self.channels.lock();
+        let channel = match channels.get(addr) {
+            Some(channel) => channel.clone(),
+            None => {
+                let unknown = |_| PeerError::Address { node: NodeId(0), addr: addr.to_owned() };
+                let channel = ChannelSettings::default().lazy(addr).map_err(unknown)?;
+                channels.insert(addr.to_owned(), channel.clone());
+                channel
+            }
+        };
+        Ok(cluster_client(channel))
+    }
+
+    /// The gRPC address of `node`.
+    ///
+    /// # Errors
+    /// [`PeerError::Unknown`] when the map does not have it.
+    pub fn address(&self, node: NodeId) -> Result<String, PeerError> {
+        self.book.address(node).ok_or(PeerError::Unknown(node))
+    }
+
+    /// A new connection to `node` outside the shared stream, for a snapshot.
     ///
     /// # Errors
     /// [`PeerError`] when the node's address is not known.
     pub fn channel(&self, node: NodeId) -> Result<Channel, PeerError> {
-        let addr = self.book.address(node).ok_or(PeerError::Unknown(node))?;
+        let addr = self.address(node)?;
         ChannelSettings::default().lazy(&addr).map_err(|_| PeerError::Address { node, addr })
     }
 

@@ -1,0 +1,298 @@
+//! Start and stop: lock → identity → recover the log → open the engine → open the groups → bind → join → ready;
+//! and back: hand leaderships over → answer what is in flight → flush → exit.
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use borough_proto::limits::MESSAGE_BYTES_MAX;
+use borough_proto::wire::cluster_server::ClusterServer;
+use borough_proto::wire::data_server::DataServer;
+use borough_proto::wire::raft_server::RaftServer;
+use borough_proto::{ClusterMap, wire};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use parking_lot::Mutex;
+use prost::Message;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::identity::{DataDir, DataDirError, Runtime};
+use crate::loops;
+use crate::node::{Advertised, MapCell, Node};
+use crate::placement::catalog_machine::CatalogMachine;
+use crate::placement::drive;
+use crate::placement::observe::Observed;
+use crate::raft::{Groups, Peers};
+use crate::rpc::admin;
+use crate::rpc::cluster::ClusterService;
+use crate::rpc::data::DataService;
+use crate::rpc::raft::RaftService;
+use crate::store::open_engine;
+use crate::wal::Wal;
+
+const LOG_DIR: &str = "log";
+const ENGINE_DIR: &str = "engine";
+/// For sizing the engine's page cache at the start.
+const SPACES_EXPECTED: usize = 33;
+/// How long a leaving node waits for others to take over what it leads.
+const HAND_OVER_MAX: Duration = Duration::from_secs(5);
+/// How long it then waits for requests in flight.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Why the node ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Exit code 74.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("listen on {addr}: {source}")]
+    Listen { addr: String, source: std::io::Error },
+    #[error("configuration: {0}")]
+    Config(String),
+    #[error("join: {0}")]
+    Refused(String),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Runs a node until `shutdown` is cancelled, then leaves gracefully.
+///
+/// # Errors
+/// [`RunError`]; the data directory is then as a crash would leave it, which the next start recovers.
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    let dir = DataDir::open(&config.data_dir)?;
+    let node = build(config, dir).await?;
+    let metrics = PrometheusBuilder::new().build_recorder();
+    let handle = metrics.handle();
+    // A second node in one process shares the first one's recorder.
+    let _ = ::metrics::set_global_recorder(metrics);
+    let result = serve(&node, &shutdown, handle).await;
+    stop(&node).await;
+    result
+}
+
+/// Opens what the directory holds; nothing listens yet.
+async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, RunError> {
+    let identity = dir.identity()?;
+    let fail = |detail: String| DataDirError { path: dir.path().to_owned(), detail };
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let map = MapCell::default();
+    if let Some(bytes) = dir.read(loops::MAP_FILE)? {
+        // Only a hint where the others are; the meta group tells the truth.
+        match wire::ClusterMap::decode(bytes.as_slice()).map(ClusterMap::try_from) {
+            Ok(Ok(kept)) => {
+                map.offer(Arc::new(kept));
+            }
+            Ok(Err(_)) | Err(_) => tracing::warn!("{} cannot be read and is left out", loops::MAP_FILE),
+        }
+    }
+    let log_dir = dir.path().join(LOG_DIR);
+    if identity.is_some() && !log_dir.exists() && map.get().epoch() > 0 {
+        return Err(fail(format!(
+            "{LOG_DIR} is missing although this node has joined: without its log its votes are lost. \
+             Restore it, or remove this node from the cluster and start it with an empty directory"
+        ))
+        .into());
+    }
+    let log_config = config.log.clone();
+    let opening = tokio::task::spawn_blocking(move || Wal::open(&log_dir, &log_config)).await;
+    let (wal, recovered) = opening
+        .map_err(|error| RunError::Failed(error.to_string()))?
+        .map_err(|error| fail(format!("log: {error}; restore the file, or remove this node and let it join anew")))?;
+    if let Some(damage) = recovered.damaged.first() {
+        return Err(fail(format!(
+            "log: {damage}; restore the file, or remove this node and let it join anew"
+        ))
+        .into());
+    }
+    let engine_dir = dir.path().join(ENGINE_DIR);
+    let (kind, cache_bytes) = (config.engine, config.engine_cache_bytes);
+    let opening =
+        tokio::task::spawn_blocking(move || open_engine(kind, &engine_dir, cache_bytes, SPACES_EXPECTED)).await;
+    let engine = opening
+        .map_err(|error| RunError::Failed(error.to_string()))?
+        .map_err(|error| fail(format!("engine: {error}")))?;
+    let peers = Peers::new(Arc::new(map.clone()), tasks.clone(), stop.clone());
+    let groups = Groups::new(&config, wal.clone(), engine, Arc::clone(&peers)).map_err(RunError::Config)?;
+    let node = Arc::new(Node {
+        cache: Arc::new(Cache::new(config.cache_bytes)),
+        catalog: CatalogMachine::new(map.clone()),
+        observed: Mutex::new(Observed::new(config.raft.suspect_after, config.raft.down_after)),
+        requests: Semaphore::new(config.limits.requests_max),
+        config,
+        dir,
+        identity: identity.map_or_else(OnceLock::new, OnceLock::from),
+        advertised: OnceLock::new(),
+        map,
+        groups,
+        peers,
+        wal,
+        shards: ArcSwap::default(),
+        tasks,
+        stop,
+        leaving: AtomicBool::new(false),
+        ready: AtomicBool::new(false),
+        disk_full: AtomicBool::new(false),
+        disk_free_bytes: AtomicU64::new(0),
+        proposed_bytes: AtomicU64::new(0),
+        initialising: tokio::sync::Mutex::default(),
+        reconciling: tokio::sync::Mutex::default(),
+    });
+    Ok(node)
+}
+
+async fn serve(node: &Arc<Node>, shutdown: &CancellationToken, metrics: PrometheusHandle) -> Result<(), RunError> {
+    let bind = |addr: std::net::SocketAddr| async move {
+        TcpListener::bind(addr).await.map_err(|source| RunError::Listen { addr: addr.to_string(), source })
+    };
+    // Bound before the groups open, so that peers find a port; served only after, so that nobody is told
+    // that a replica is not here while it is being opened.
+    let listener = bind(node.config.listen).await?;
+    let admin_listener = bind(node.config.admin_listen).await?;
+    let local = |listener: &TcpListener| listener.local_addr().map_err(|error| RunError::Failed(error.to_string()));
+    let (addr, admin_addr) = (local(&listener)?, local(&admin_listener)?);
+    let advertise = &node.config.advertise;
+    let advertised = Advertised {
+        addr: if advertise.is_empty() { addr.to_string() } else { advertise.clone() },
+        admin: admin_addr.to_string(),
+    };
+    let _ = node.advertised.set(advertised.clone());
+    let opening = Instant::now();
+    open_stored(node).await?;
+    let runtime = Runtime { pid: std::process::id(), addr: advertised.addr.clone(), admin: advertised.admin.clone() };
+    node.dir.keep_runtime(&runtime)?;
+    tracing::info!(%addr, admin = %admin_addr, ms = opening.elapsed().as_millis(), "listening");
+
+    let server = grpc(node, listener);
+    let admin = axum::serve(admin_listener, admin::routes(Arc::clone(node), metrics))
+        .with_graceful_shutdown(node.stop.clone().cancelled_owned());
+    node.tasks.spawn(async move {
+        if let Err(error) = admin.await {
+            tracing::error!(%error, "admin pages ended");
+        }
+    });
+    for task in [0_u8, 1, 2, 3] {
+        let node = Arc::clone(node);
+        let tasks = node.tasks.clone();
+        match task {
+            0 => tasks.spawn(loops::follow_map(node)),
+            1 => tasks.spawn(loops::watch_map(node)),
+            2 => tasks.spawn(loops::report(node)),
+            _ => tasks.spawn(drive::run(node)),
+        };
+    }
+    let mut house = std::pin::pin!(loops::keep_house(Arc::clone(node)));
+    let mut joining = std::pin::pin!(loops::join(Arc::clone(node)));
+    let mut server = std::pin::pin!(server);
+    let mut join_pending = true;
+    loop {
+        tokio::select! {
+            result = &mut server => return result,
+            result = &mut house => return result.map_err(RunError::Failed),
+            result = &mut joining, if join_pending => {
+                join_pending = false;
+                result.map_err(RunError::Refused)?;
+            }
+            () = shutdown.cancelled(), if !node.leaving.load(Ordering::Relaxed) => {
+                node.leaving.store(true, Ordering::Relaxed);
+                break;
+            }
+        }
+    }
+    // The server goes on while leaderships are handed over.
+    tokio::select! {
+        () = hand_over(node) => {}
+        result = &mut server => return result,
+    }
+    node.stop.cancel();
+    let _ = tokio::time::timeout(DRAIN_MAX, &mut server).await;
+    Ok(())
+}
+
+async fn grpc(node: &Arc<Node>, listener: TcpListener) -> Result<(), RunError> {
+    let data = DataServer::new(DataService(Arc::clone(node)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let raft = RaftServer::new(RaftService(Arc::clone(node)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let cluster = ClusterServer::new(ClusterService(Arc::clone(node)))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    tonic::transport::Server::builder()
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(16 << 20)
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .add_service(data)
+        .add_service(raft)
+        .add_service(cluster)
+        .serve_with_incoming_shutdown(incoming, node.stop.clone().cancelled_owned())
+        .await
+        .map_err(|error| RunError::Failed(format!("serve: {error}")))
+}
+
+/// Opens the replicas that the log knows. Removes spaces that none of them uses.
+async fn open_stored(node: &Arc<Node>) -> Result<(), RunError> {
+    let fail = |detail: String| RunError::DataDir(DataDirError { path: node.dir.path().to_owned(), detail });
+    node.groups.sweep_spaces().map_err(|error| fail(error.to_string()))?;
+    for (replica, group) in node.groups.stored().map_err(|error| fail(error.to_string()))? {
+        node.open(group, replica, None).await.map_err(fail)?;
+    }
+    Ok(())
+}
+
+/// Gives every leadership to the follower that is furthest, so that nobody waits for an election.
+async fn hand_over(node: &Arc<Node>) {
+    tracing::info!("leaving: handing leaderships over");
+    loops::report_leaving(node).await;
+    let deadline = Instant::now() + HAND_OVER_MAX;
+    loop {
+        let led: Vec<_> = node.groups.all().into_iter().filter(|group| group.is_leader()).collect();
+        let mut waiting = false;
+        for group in &led {
+            if let Some(follower) = group.best_follower() {
+                waiting = true;
+                if let Err(error) = group.transfer_leader(follower).await {
+                    tracing::debug!(group = %group.group, %error, "leadership was not handed over");
+                }
+            }
+        }
+        if !waiting || Instant::now() >= deadline {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Ends every task and makes the data durable.
+async fn stop(node: &Arc<Node>) {
+    node.stop.cancel();
+    node.groups.shutdown().await;
+    node.tasks.close();
+    if tokio::time::timeout(DRAIN_MAX, node.tasks.wait()).await.is_err() {
+        tracing::warn!("some tasks did not end in time");
+    }
+    let groups = node.groups.all();
+    let wal = node.wal.clone();
+    let flushing = tokio::task::spawn_blocking(move || {
+        for group in groups {
+            if let Err(error) = crate::store::Space::flush(&group.state.space().space) {
+                tracing::warn!(group = %group.group, %error, "engine was not flushed; the log covers it");
+            }
+        }
+        wal.close();
+    });
+    if let Err(error) = flushing.await {
+        tracing::warn!(%error, "flush at the end failed");
+    }
+    node.dir.forget_runtime();
+}

@@ -1,0 +1,366 @@
+//! The node's own loops: following the map, reporting to the meta leader, housekeeping, watching for failure.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use borough_proto::{ClusterMap, CollectionId, NodeId, ReplicaId, wire};
+use rand::seq::SliceRandom;
+use tokio::time::Instant;
+
+use crate::clock::now_ms;
+use crate::identity::Identity;
+use crate::meta_leader;
+use crate::node::Node;
+use crate::raft::proposal;
+use crate::rpc::cluster::take_report;
+use crate::shard::ShardMachine;
+use crate::state::SweepLimits;
+
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_millis(200);
+const CALL_MAX: Duration = Duration::from_secs(5);
+/// A map stream that says nothing for this long is given up; the other side speaks every five seconds.
+const WATCH_SILENCE_MAX: Duration = Duration::from_secs(15);
+/// File that keeps the last map, to find the others after a restart.
+pub const MAP_FILE: &str = "map.bin";
+
+/// Opens and removes replicas whenever the map changes, and keeps the map for the next start.
+pub async fn follow_map(node: Arc<Node>) {
+    let mut maps = node.map.watch();
+    let mut failed = false;
+    loop {
+        let map = Arc::clone(&maps.borrow_and_update());
+        if map.epoch() > 0 && node.identity.get().is_some() {
+            keep_map(&node, &map);
+            let result = node.reconcile(&map).await;
+            failed = result.is_err();
+            match result {
+                Ok(()) => node.ready.store(true, Ordering::Relaxed),
+                Err(error) => tracing::error!(%error, "not every replica of this node runs"),
+            }
+        }
+        tokio::select! {
+            changed = maps.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(RETRY), if failed || (map.epoch() > 0 && node.identity.get().is_none()) => {}
+            () = node.stop.cancelled() => return,
+        }
+    }
+}
+
+fn keep_map(node: &Node, map: &ClusterMap) {
+    let bytes = prost::Message::encode_to_vec(map.wire());
+    if let Err(error) = node.dir.write(MAP_FILE, &bytes) {
+        tracing::warn!(%error, "the map was not kept");
+    }
+}
+
+/// Joins the cluster: asks for an identity when there is none, and says where this node is now.
+///
+/// # Errors
+/// A sentence when the cluster refuses this node for good.
+pub async fn join(node: Arc<Node>) -> Result<(), String> {
+    let Some(advertised) = node.advertised.get() else { return Ok(()) };
+    let mut waiting_told = false;
+    loop {
+        if node.identity.get().is_some_and(|_| node.map.get().epoch() > 0) {
+            // A member: through the meta group, by whatever way leads there.
+            let join = wire::CatalogCommand {
+                change: Some(wire::catalog_command::Change::Join(node.join_request(advertised))),
+            };
+            match meta_leader::propose(&node, join, Instant::now() + CALL_MAX).await {
+                Ok(reply) if reply.refused.is_empty() => return Ok(()),
+                Ok(reply) => return Err(reply.refused),
+                Err(error) => tracing::debug!(%error, "the meta group does not answer yet"),
+            }
+        }
+        for seed in &node.config.join {
+            if seed == &advertised.addr {
+                continue;
+            }
+            let Ok(mut client) = node.peers.cluster_client(seed) else {
+                return Err(format!("join: {seed:?} is not an address such as 10.0.0.1:7070"));
+            };
+            let joining = tokio::time::timeout(CALL_MAX, client.join(node.join_request(advertised)));
+            match joining.await {
+                Ok(Ok(reply)) => return joined(&node, reply.into_inner()).await,
+                Ok(Err(status)) if status.code() == tonic::Code::PermissionDenied => {
+                    return Err(status.message().to_owned());
+                }
+                Ok(Err(status)) => tracing::debug!(%seed, reason = status.message(), "seed does not admit this node yet"),
+                Err(_) => tracing::debug!(%seed, "seed does not answer"),
+            }
+        }
+        if node.identity.get().is_none() && !std::mem::replace(&mut waiting_told, true) {
+            tracing::info!("waiting for an initialised cluster among the seeds, or for `borough cluster init`");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = node.stop.cancelled() => return Ok(()),
+        }
+    }
+}
+
+async fn joined(node: &Arc<Node>, reply: wire::JoinReply) -> Result<(), String> {
+    let identity = Identity { cluster_id: reply.cluster_id, node: NodeId(reply.node) };
+    {
+        let _not_while_initialising = node.initialising.lock().await;
+        match node.identity.get() {
+            Some(kept) if *kept == identity => {}
+            Some(kept) => {
+                return Err(format!(
+                    "the data directory belongs to node {} of cluster {}, the seeds to cluster {}",
+                    kept.node.get(),
+                    kept.cluster_id,
+                    identity.cluster_id
+                ));
+            }
+            None => {
+                node.dir.keep_identity(&identity).map_err(|error| error.to_string())?;
+                tracing::info!(node = %identity.node, cluster = %identity.cluster_id, "joined");
+                // Only here and in init, both under the same lock.
+                let _ = node.identity.set(identity);
+            }
+        }
+    }
+    let map = reply.map.map(ClusterMap::try_from).transpose().map_err(|error| error.to_string())?;
+    if let Some(map) = map {
+        node.map.offer(Arc::new(map));
+    }
+    Ok(())
+}
+
+/// Keeps the map current from other nodes; members of the meta group also have it first hand.
+pub async fn watch_map(node: Arc<Node>) {
+    loop {
+        tokio::select! {
+            () = node.stop.cancelled() => return,
+            () = tokio::time::sleep(RETRY) => {}
+        }
+        if node.identity.get().is_none() || node.meta().is_some() {
+            continue;
+        }
+        let map = node.map.get();
+        // The meta group's members know first; any other node will do.
+        let mut members: Vec<u64> =
+            map.meta().iter().flat_map(|meta| &meta.replicas).map(|replica| replica.node).collect();
+        members.shuffle(&mut rand::rng());
+        let addresses = members.iter().filter_map(|&member| node.peers.address(NodeId(member)).ok());
+        for address in addresses.chain(node.config.join.iter().cloned()).collect::<Vec<_>>() {
+            tokio::select! {
+                () = node.stop.cancelled() => return,
+                () = follow(&node, &address) => {}
+            }
+        }
+    }
+}
+
+async fn follow(node: &Arc<Node>, address: &str) {
+    let Ok(mut client) = node.peers.cluster_client(address) else { return };
+    let held = node.map.get();
+    let request = wire::WatchRequest { epoch: held.epoch(), cluster_id: held.cluster_id().to_owned() };
+    let Ok(Ok(updates)) = tokio::time::timeout(CALL_MAX, client.watch(request)).await else { return };
+    let mut updates = updates.into_inner();
+    // What the sender of this stream holds; the node's own map may be newer from elsewhere.
+    let mut theirs = ClusterMap::default();
+    while let Ok(Ok(Some(update))) = tokio::time::timeout(WATCH_SILENCE_MAX, updates.message()).await {
+        if update.full.is_none() && update.epoch == theirs.epoch() {
+            continue;
+        }
+        match theirs.updated(update) {
+            Ok(map) => theirs = map,
+            Err(error) => {
+                tracing::debug!(%address, %error, "map stream starts again");
+                return;
+            }
+        }
+        node.map.offer(Arc::new(theirs.clone()));
+        if node.meta().is_some() {
+            return;
+        }
+    }
+}
+
+/// What was counted at the last report, for rates.
+#[derive(Default)]
+struct Counted {
+    at: Option<Instant>,
+    shards: HashMap<ReplicaId, (u64, u64)>,
+}
+
+/// Reports to the meta leader.
+pub async fn report(node: Arc<Node>) {
+    let mut counted = Counted::default();
+    let mut leader: Option<NodeId> = None;
+    let mut ticks = tokio::time::interval(REPORT_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = node.stop.cancelled() => return,
+        }
+        if node.identity.get().is_none() {
+            continue;
+        }
+        let report = make_report(&node, &mut counted);
+        send_report(&node, report, &mut leader).await;
+    }
+}
+
+/// Says at once that this node is going down.
+pub async fn report_leaving(node: &Arc<Node>) {
+    let report = make_report(node, &mut Counted::default());
+    send_report(node, report, &mut None).await;
+}
+
+async fn send_report(node: &Arc<Node>, report: wire::NodeReport, leader: &mut Option<NodeId>) {
+    let map = node.map.get();
+    let members = map.meta().iter().flat_map(|meta| &meta.replicas).map(|replica| NodeId(replica.node)).collect::<Vec<_>>();
+    let local = node.meta().and_then(|meta| meta.leader_node());
+    let mut hint = local.or(*leader);
+    *leader = None;
+    // The hint, where it points to, and then each member once.
+    let mut left = members.clone();
+    for _ in 0..members.len() + 2 {
+        let Some(target) = hint.take().or_else(|| left.pop()) else { return };
+        let reply = if target == node.node_id() {
+            take_report(node, report.clone())
+        } else {
+            let client = node.peers.address(target).and_then(|addr| node.peers.cluster_client(&addr));
+            let Ok(mut client) = client else { continue };
+            match tokio::time::timeout(REPORT_EVERY * 2, client.report(report.clone())).await {
+                Ok(Ok(reply)) => reply.into_inner(),
+                Ok(Err(_)) | Err(_) => continue,
+            }
+        };
+        if reply.accepted {
+            *leader = Some(target);
+            return;
+        }
+        hint = (reply.leader_node != 0 && reply.leader_node != target.get()).then_some(NodeId(reply.leader_node));
+    }
+}
+
+fn make_report(node: &Node, counted: &mut Counted) -> wire::NodeReport {
+    let now = Instant::now();
+    let seconds = counted.at.map(|at| now.duration_since(at).as_secs_f64());
+    counted.at = Some(now);
+    let shards = node.shards.load();
+    let replicas = node.groups.all().into_iter().map(|group| {
+        let view = group.view();
+        let machine = group.group.shard().and_then(|shard| shards.get(&shard)).map(|shard| &shard.machine);
+        let (reads_per_second, writes_per_second) =
+            machine.map_or((0.0, 0.0), |machine| rates(counted, group.replica, machine, seconds));
+        let header = machine.map(|machine| machine.header()).unwrap_or_default();
+        wire::ReplicaReport {
+            shard: group.group.shard().map_or(0, |shard| shard.get()),
+            replica: group.replica.get(),
+            leader: view.is_leader,
+            term: view.term,
+            applied_index: *group.state.applied_index().borrow(),
+            keys: header.documents,
+            bytes: header.document_bytes,
+            reads_per_second,
+            writes_per_second,
+            voters: view.voters.iter().map(|replica| replica.get()).collect(),
+            learners: view.learners.iter().map(|replica| replica.get()).collect(),
+            meta: group.group.shard().is_none(),
+        }
+    });
+    wire::NodeReport {
+        node: node.node_id().get(),
+        map_epoch: node.map.get().epoch(),
+        disk_free_bytes: node.disk_free_bytes.load(Ordering::Relaxed),
+        disk_used_bytes: node.wal.disk_bytes(),
+        cache_bytes: node.cache.bytes(),
+        cache_hit_ratio: node.cache.hit_ratio(),
+        replicas: replicas.collect(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        leaving: node.leaving.load(Ordering::Relaxed),
+    }
+}
+
+fn rates(counted: &mut Counted, replica: ReplicaId, machine: &ShardMachine, seconds: Option<f64>) -> (f64, f64) {
+    let now = (machine.reads.load(Ordering::Relaxed), machine.writes.load(Ordering::Relaxed));
+    let before = counted.shards.insert(replica, now).unwrap_or(now);
+    match seconds {
+        Some(seconds) if seconds > 0.0 => {
+            ((now.0 - before.0) as f64 / seconds, (now.1 - before.1) as f64 / seconds)
+        }
+        Some(_) | None => (0.0, 0.0),
+    }
+}
+
+/// Sweeps shards that this node leads, lets logs go, watches the disk and the groups.
+///
+/// # Errors
+/// Why the node must end: a group that stopped by itself cannot be trusted to go on.
+pub async fn keep_house(node: Arc<Node>) -> Result<(), String> {
+    let mut ticks = tokio::time::interval(HOUSEKEEPING_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = node.stop.cancelled() => return Ok(()),
+        }
+        watch_disk(&node);
+        if let Some((group, failure)) = node.groups.failure() {
+            if node.stop.is_cancelled() {
+                return Ok(());
+            }
+            return Err(format!("{group} stopped: {failure}"));
+        }
+        node.groups.compact_where_due().await;
+        if !node.disk_full.load(Ordering::Relaxed) {
+            sweep(&node).await;
+        }
+        gauges(&node);
+    }
+}
+
+fn watch_disk(node: &Node) {
+    let Ok(stat) = nix::sys::statvfs::statvfs(node.dir.path()) else { return };
+    let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+    node.disk_free_bytes.store(free, Ordering::Relaxed);
+    let full = free < node.config.limits.disk_free_bytes_min;
+    if node.disk_full.swap(full, Ordering::Relaxed) != full {
+        if full {
+            tracing::error!(free, "disk is full: writes are refused, reads are served");
+        } else {
+            tracing::info!(free, "disk has room again: writes are taken");
+        }
+    }
+}
+
+async fn sweep(node: &Arc<Node>) {
+    let limits = SweepLimits::new(node.config.limits.idempotency_bytes_max);
+    let map = node.map.get();
+    for shard in node.shards.load().values().filter(|shard| shard.group.is_leader()) {
+        let now = now_ms();
+        let deleted = |id| map.collection_deleted(CollectionId(id));
+        match shard.sweep_due(now, limits, deleted) {
+            Ok(None) => {}
+            Ok(Some(sweep)) => {
+                let command = wire::Command { stamp_ms: now, sweep: Some(sweep), ..Default::default() };
+                // Not led any more: the next leader sweeps.
+                let _ = tokio::time::timeout(CALL_MAX, shard.group.propose(proposal(&command))).await;
+            }
+            Err(error) => tracing::error!(group = %shard.group.group, %error, "housekeeping could not read the shard"),
+        }
+    }
+}
+
+fn gauges(node: &Node) {
+    metrics::gauge!("borough_cache_bytes").set(node.cache.bytes() as f64);
+    metrics::gauge!("borough_cache_entries").set(node.cache.entries() as f64);
+    metrics::counter!("borough_cache_hits_total").absolute(node.cache.hits());
+    metrics::counter!("borough_cache_misses_total").absolute(node.cache.misses());
+    metrics::gauge!("borough_log_disk_bytes").set(node.wal.disk_bytes() as f64);
+    metrics::gauge!("borough_disk_free_bytes").set(node.disk_free_bytes.load(Ordering::Relaxed) as f64);
+    metrics::gauge!("borough_proposed_bytes").set(node.proposed_bytes.load(Ordering::Relaxed) as f64);
+    let groups = node.groups.all();
+    metrics::gauge!("borough_replicas").set(groups.len() as f64);
+    metrics::gauge!("borough_leaders").set(groups.iter().filter(|group| group.is_leader()).count() as f64);
+}

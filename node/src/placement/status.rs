@@ -1,0 +1,105 @@
+//! The status document: the map together with what the nodes report.
+
+use std::collections::BTreeMap;
+
+use borough_proto::http_api::{CacheStatus, ClusterStatus, NodeStatus, ShardStatus};
+use borough_proto::{NodeId, ShardId, wire};
+
+use super::observe::{Health, Observed};
+
+/// The document of `GET /admin/v1/cluster`.
+pub fn document(map: &wire::ClusterMap, observed: &Observed) -> ClusterStatus {
+    let mut replicas: BTreeMap<u64, u32> = BTreeMap::new();
+    let mut leaders: BTreeMap<u64, u32> = BTreeMap::new();
+    for info in &map.shards {
+        for replica in &info.replicas {
+            *replicas.entry(replica.node).or_default() += 1;
+        }
+        if let Some(leader) = observed.leader(ShardId(info.id)) {
+            *leaders.entry(leader.get()).or_default() += 1;
+        }
+    }
+    let nodes = map.nodes.iter().map(|info| {
+        node_status(
+            info,
+            observed,
+            replicas.get(&info.id).copied().unwrap_or(0),
+            leaders.get(&info.id).copied().unwrap_or(0),
+        )
+    });
+    ClusterStatus {
+        cluster_id: map.cluster_id.clone(),
+        epoch: map.epoch,
+        replication_factor: map.replication_factor,
+        nodes: nodes.collect(),
+        shards: map.shards.iter().map(|info| shard_status(map, info, observed)).collect(),
+        operations: Vec::new(),
+    }
+}
+
+fn node_status(info: &wire::NodeInfo, observed: &Observed, replicas: u32, leaders: u32) -> NodeStatus {
+    let id = NodeId(info.id);
+    let report = observed.latest(id).cloned().unwrap_or_default();
+    let state = match info.state() {
+        wire::NodeState::Draining => "draining",
+        wire::NodeState::Removed => "removed",
+        wire::NodeState::Member | wire::NodeState::Unspecified => observed.health(id).name(),
+    };
+    let data = report.replicas.iter().filter(|replica| !replica.meta);
+    NodeStatus {
+        id: info.id,
+        addr: info.addr.clone(),
+        zone: info.zone.clone(),
+        version: info.version.clone(),
+        state: state.to_owned(),
+        replicas,
+        leaders,
+        bytes: data.clone().map(|replica| replica.bytes).sum(),
+        keys: data.map(|replica| replica.keys).sum(),
+        disk_free_bytes: report.disk_free_bytes,
+        cache: CacheStatus { bytes: report.cache_bytes, hit_ratio: report.cache_hit_ratio },
+    }
+}
+
+fn shard_status(map: &wire::ClusterMap, info: &wire::ShardInfo, observed: &Observed) -> ShardStatus {
+    let with_role = |role: wire::ReplicaRole| {
+        let replicas = info.replicas.iter().filter(move |replica| replica.role() == role);
+        replicas.map(|replica| replica.node).collect::<Vec<_>>()
+    };
+    let voters = with_role(wire::ReplicaRole::Voter);
+    let learners = with_role(wire::ReplicaRole::Learner);
+    let shard = ShardId(info.id);
+    let leader = observed.leader(shard);
+    let live = voters.iter().filter(|&&node| observed.health(NodeId(node)) == Health::Up).count();
+    let members = map.nodes.iter().filter(|node| node.state() == wire::NodeState::Member).count();
+    let target = (map.replication_factor as usize).min(members);
+    let state = if leader.is_none() || live * 2 <= voters.len() {
+        "unavailable"
+    } else if !learners.is_empty() {
+        "moving"
+    } else if live < target {
+        "underReplicated"
+    } else {
+        "healthy"
+    };
+    // The leader's figures; without one, those of the replica that is furthest.
+    let report = observed
+        .replicas(shard)
+        .max_by_key(|(node, replica)| (Some(*node) == leader, replica.applied_index))
+        .map(|(_, replica)| replica.clone())
+        .unwrap_or_default();
+    ShardStatus {
+        id: info.id,
+        range: [format!("{:#018x}", info.first), format!("{:#018x}", info.last)],
+        epoch: info.epoch,
+        leader: leader.map(NodeId::get),
+        replicas: voters,
+        learners,
+        state: state.to_owned(),
+        keys: report.keys,
+        bytes: report.bytes,
+        applied_index: report.applied_index,
+        reads_per_second: report.reads_per_second,
+        writes_per_second: report.writes_per_second,
+    }
+}

@@ -1,0 +1,287 @@
+//! The data plane: reads, writes and scans of routers and direct clients.
+//!
+//! One long-lived stream for each caller; answers leave in the order they are ready, packed together. A node
+//! answers only for shards it leads, or replicates for reads that may be stale, at the epoch named or newer (I6).
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use borough_proto::{CollectionId, ShardId, wire};
+use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use wire::data_reply::Result as Answer;
+use wire::data_request::Op;
+use wire::{Fault, FaultCode};
+
+use crate::clock::now_ms;
+use crate::node::Node;
+use crate::raft::{ProposeError, ReadError, Reply, proposal};
+use crate::shard::{Clock, Shard, ShardReadError};
+use crate::state;
+
+/// Answers waiting to be packed, for one stream.
+const REPLIES_QUEUED_MAX: usize = 1024;
+/// Answers packed into one message.
+const REPLIES_PACKED_MAX: usize = 512;
+/// How long a replica may wait to catch up with a session before the leader is asked instead.
+const CATCH_UP_MAX: Duration = Duration::from_millis(250);
+/// Bytes of a command beyond its documents, for the bound on proposed bytes.
+const COMMAND_OVERHEAD_BYTES: u64 = 256;
+
+/// Serves `borough.v1.Data`.
+pub struct DataService(pub Arc<Node>);
+
+#[tonic::async_trait]
+impl wire::data_server::Data for DataService {
+    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<wire::DataReplies, Status>> + Send>>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<wire::DataRequests>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let node = Arc::clone(&self.0);
+        let (sender, receiver) = mpsc::channel(REPLIES_QUEUED_MAX);
+        let tasks = node.tasks.clone();
+        tasks.spawn(receive(node, request.into_inner(), sender));
+        let replies = ReceiverStream::new(receiver)
+            .ready_chunks(REPLIES_PACKED_MAX)
+            .map(|replies| Ok(wire::DataReplies { replies }));
+        Ok(Response::new(Box::pin(replies)))
+    }
+}
+
+async fn receive(node: Arc<Node>, mut requests: Streaming<wire::DataRequests>, replies: mpsc::Sender<wire::DataReply>) {
+    loop {
+        let message = tokio::select! {
+            message = requests.message() => message,
+            () = node.stop.cancelled() => return,
+        };
+        let Ok(Some(message)) = message else { return };
+        let (batch_node, replies) = (Arc::clone(&node), replies.clone());
+        // One task for a message, not for a request: what came together is answered together.
+        node.tasks.spawn(async move {
+            let mut pending: FuturesUnordered<_> =
+                message.requests.into_iter().map(|request| answer(&batch_node, request)).collect();
+            while let Some(reply) = pending.next().await {
+                // The caller went away: what is left still runs, its writes were accepted.
+                let _ = replies.send(reply).await;
+            }
+        });
+    }
+}
+
+async fn answer(node: &Arc<Node>, request: wire::DataRequest) -> wire::DataReply {
+    let call = request.call;
+    let mut reply = match node.requests.try_acquire() {
+        Ok(_permit) => serve(node, request).await,
+        Err(_) => Served::fault(Fault::new(FaultCode::Busy, "limits.requests-max requests are in flight")),
+    };
+    if matches!(reply.answer, Answer::Fault(_)) {
+        metrics::counter!("borough_data_faults_total").increment(1);
+    }
+    wire::DataReply {
+        call,
+        result: Some(std::mem::replace(&mut reply.answer, Answer::Fault(Fault::default()))),
+        node: node.node_id().get(),
+        epoch: reply.epoch,
+        index: reply.index,
+    }
+}
+
+struct Served {
+    answer: Answer,
+    epoch: u64,
+    index: u64,
+}
+
+impl Served {
+    fn fault(fault: Fault) -> Self {
+        Self { answer: Answer::Fault(fault), epoch: 0, index: 0 }
+    }
+}
+
+async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
+    let deadline = Instant::now() + Duration::from_millis(u64::from(request.timeout_ms));
+    let id = ShardId(request.shard);
+    let map = node.map.get();
+    let epoch = map.shard(id).map_or(0, |info| info.epoch);
+    let Some(shard) = node.shard(id) else {
+        return Served::fault(Fault::new(FaultCode::WrongEpoch, format!("this node has no replica of shard {id}")));
+    };
+    if request.epoch > epoch {
+        // I6: an answer from an older map than the caller's could be from the wrong members.
+        let detail = format!("shard {id} is at epoch {epoch} here, {} was named", request.epoch);
+        return Served { epoch, ..Served::fault(Fault::new(FaultCode::WrongEpoch, detail)) };
+    }
+    let known = |collection: u32| map.collection_by_id(CollectionId(collection)).is_some();
+    let result = match request.op {
+        Some(Op::Read(read)) => {
+            if read.keys.iter().all(|key| known(key.collection)) {
+                serve_read(&shard, read, deadline).await
+            } else {
+                Err(unknown_collection())
+            }
+        }
+        Some(Op::Scan(scan)) => {
+            if known(scan.collection) { serve_scan(&shard, scan, deadline).await } else { Err(unknown_collection()) }
+        }
+        Some(Op::Write(write)) => {
+            let command = write.command.unwrap_or_default();
+            if command.units.iter().flat_map(|unit| &unit.ops).all(|op| known(op.collection)) {
+                serve_write(node, &shard, command, deadline).await
+            } else {
+                Err(unknown_collection())
+            }
+        }
+        None => Err(Fault::new(FaultCode::Invalid, "the request names no operation")),
+    };
+    match result {
+        Ok((answer, index)) => Served { answer, epoch, index },
+        Err(fault) => Served { epoch, ..Served::fault(fault) },
+    }
+}
+
+fn unknown_collection() -> Fault {
+    Fault::new(FaultCode::UnknownCollection, "there is no such collection")
+}
+
+fn late() -> Fault {
+    Fault::new(FaultCode::DeadlineExceeded, "the deadline passed")
+}
+
+/// Waits until this replica may answer a read of that freshness; whose clock then counts.
+async fn barrier(
+    shard: &Shard,
+    freshness: Option<wire::Freshness>,
+    deadline: Instant,
+) -> Result<Clock, Fault> {
+    let not_fresh = |detail: String| Fault::new(FaultCode::NotFresh, detail);
+    let read_fault = |error: ReadError| match error {
+        ReadError::NotLeader { leader } => Fault::not_leader(leader),
+        ReadError::NotFresh(detail) => not_fresh(detail),
+    };
+    let freshness = freshness.unwrap_or_default();
+    if freshness.max_stale_ms.is_none() && freshness.min_index.is_none() {
+        let read = tokio::time::timeout_at(deadline, shard.group.read_index()).await;
+        // A read changes nothing, whatever happened to it.
+        read.map_err(|_| late().with_outcome(wire::Outcome::NotApplied))?.map_err(read_fault)?;
+        return Ok(Clock::Leader);
+    }
+    let patience = deadline.min(Instant::now() + CATCH_UP_MAX);
+    if let Some(index) = freshness.min_index {
+        let waiting = tokio::time::timeout_at(patience, shard.group.wait_applied(index)).await;
+        waiting.map_err(|_| not_fresh(format!("this replica has not applied entry {index} yet")))?.map_err(read_fault)?;
+    }
+    if let Some(stale) = freshness.max_stale_ms {
+        let stale = Duration::from_millis(u64::from(stale));
+        let proving = tokio::time::timeout_at(patience, shard.group.fresh_within(stale, patience)).await;
+        proving.map_err(|_| not_fresh("no leader confirmed in time".to_owned()))?.map_err(read_fault)?;
+    }
+    Ok(Clock::Local)
+}
+
+fn read_failed(error: ShardReadError) -> Fault {
+    match error {
+        ShardReadError::Barrier(ReadError::NotLeader { leader }) => Fault::not_leader(leader),
+        ShardReadError::Barrier(ReadError::NotFresh(detail)) | ShardReadError::Time(detail) => {
+            Fault::new(FaultCode::NotFresh, detail)
+        }
+        ShardReadError::Store(error) => {
+            tracing::error!(%error, "engine read failed");
+            Fault::new(FaultCode::Internal, error.to_string()).with_outcome(wire::Outcome::NotApplied)
+        }
+    }
+}
+
+fn read_time(shard: &Shard, clock: Clock) -> u64 {
+    // Never behind the shard's own time: what a log entry has made expired stays so.
+    let _ = clock;
+    now_ms().max(shard.machine.header().time_ms)
+}
+
+async fn serve_read(shard: &Shard, read: wire::Read, deadline: Instant) -> Result<(Answer, u64), Fault> {
+    let clock = barrier(shard, read.freshness, deadline).await?;
+    let reading = shard.read(&read.keys, read_time(shard, clock), clock);
+    let (items, index) = tokio::time::timeout_at(deadline, reading)
+        .await
+        .map_err(|_| late().with_outcome(wire::Outcome::NotApplied))?
+        .map_err(read_failed)?;
+    Ok((Answer::Read(wire::ReadReply { items }), index))
+}
+
+async fn serve_scan(shard: &Shard, scan: wire::Scan, deadline: Instant) -> Result<(Answer, u64), Fault> {
+    let clock = barrier(shard, scan.freshness, deadline).await?;
+    let scanning = shard.scan(scan, read_time(shard, clock), clock);
+    let (items, more, index) = tokio::time::timeout_at(deadline, scanning)
+        .await
+        .map_err(|_| late().with_outcome(wire::Outcome::NotApplied))?
+        .map_err(read_failed)?;
+    Ok((Answer::Scan(wire::ScanReply { items, more }), index))
+}
+
+/// Bytes of proposals not yet answered; given back when dropped (I8).
+struct Proposed<'a> {
+    node: &'a Node,
+    bytes: u64,
+}
+
+impl<'a> Proposed<'a> {
+    fn take(node: &'a Node, bytes: u64) -> Option<Self> {
+        let before = node.proposed_bytes.fetch_add(bytes, Ordering::AcqRel);
+        let taken = Self { node, bytes };
+        // One large command still passes when it is alone.
+        let fits = before == 0 || before + bytes <= node.config.limits.proposed_bytes_max;
+        fits.then_some(taken)
+    }
+}
+
+impl Drop for Proposed<'_> {
+    fn drop(&mut self) {
+        self.node.proposed_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+async fn serve_write(
+    node: &Arc<Node>,
+    shard: &Shard,
+    mut command: wire::Command,
+    deadline: Instant,
+) -> Result<(Answer, u64), Fault> {
+    state::validate(&command).map_err(|detail| Fault::new(FaultCode::Invalid, detail))?;
+    if node.disk_full.load(Ordering::Relaxed) {
+        let mut fault = Fault::new(FaultCode::DiskFull, "the node's disk is full: it serves reads and refuses writes");
+        fault.retry_after_ms = 1000;
+        return Err(fault);
+    }
+    if !shard.group.is_leader() {
+        return Err(Fault::not_leader(shard.group.leader_node()));
+    }
+    if shard.machine.header().sessions >= state::SESSIONS_MAX && command.session.is_some() {
+        return Err(Fault::new(FaultCode::Busy, format!("the shard holds {} sessions already", state::SESSIONS_MAX)));
+    }
+    // The leader stamps (I5).
+    command.stamp_ms = now_ms();
+    let proposal = proposal(&command);
+    let bytes = proposal.0.len() as u64 + COMMAND_OVERHEAD_BYTES;
+    let _proposed = Proposed::take(node, bytes)
+        .ok_or_else(|| Fault::new(FaultCode::Busy, "limits.proposed-bytes-max bytes are being written"))?;
+    if Instant::now() >= deadline {
+        return Err(late().with_outcome(wire::Outcome::NotApplied));
+    }
+    match tokio::time::timeout_at(deadline, shard.group.propose(proposal)).await {
+        // I9: proposed and not answered in time is neither done nor failed.
+        Err(_) => Err(late()),
+        Ok(Ok((index, Reply::Shard(reply)))) => Ok((Answer::Write(reply), index)),
+        Ok(Ok((_, Reply::None | Reply::Catalog(_) | Reply::Undecodable))) => {
+            Err(Fault::new(FaultCode::Internal, "the log entry was not understood"))
+        }
+        Ok(Err(ProposeError::NotLeader { leader })) => Err(Fault::not_leader(leader)),
+        Ok(Err(ProposeError::Unknown(detail))) => Err(Fault::new(FaultCode::OutcomeUnknown, detail)),
+    }
+}

@@ -1,0 +1,102 @@
+//! Raft messages from other nodes, and snapshots.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use borough_proto::{ReplicaId, wire};
+use futures::stream::FuturesUnordered;
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+use wire::raft_frame::Body;
+
+use crate::node::Node;
+
+const REPLIES_QUEUED_MAX: usize = 4096;
+const REPLIES_PACKED_MAX: usize = 512;
+const ACKS_QUEUED_MAX: usize = 16;
+
+/// Serves `borough.v1.Raft`.
+pub struct RaftService(pub Arc<Node>);
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl wire::raft_server::Raft for RaftService {
+    type ExchangeStream = Replies<wire::RaftFrames>;
+    type InstallSnapshotStream = Replies<wire::SnapshotAck>;
+
+    async fn exchange(
+        &self,
+        request: Request<Streaming<wire::RaftFrames>>,
+    ) -> Result<Response<Self::ExchangeStream>, Status> {
+        let (sender, receiver) = mpsc::channel(REPLIES_QUEUED_MAX);
+        let node = Arc::clone(&self.0);
+        let tasks = node.tasks.clone();
+        tasks.spawn(receive(node, request.into_inner(), sender));
+        let replies = ReceiverStream::new(receiver)
+            .ready_chunks(REPLIES_PACKED_MAX)
+            .map(|frames| Ok(wire::RaftFrames { frames }));
+        Ok(Response::new(Box::pin(replies)))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::SnapshotChunk>>,
+    ) -> Result<Response<Self::InstallSnapshotStream>, Status> {
+        let mut chunks = request.into_inner();
+        let first = chunks.message().await?.and_then(|chunk| chunk.header);
+        let header = first.ok_or_else(|| Status::invalid_argument("the first message has no header"))?;
+        let (sender, receiver) = mpsc::channel(ACKS_QUEUED_MAX);
+        let node = Arc::clone(&self.0);
+        let tasks = node.tasks.clone();
+        tasks.spawn(async move {
+            let refused = match node.groups.replica(ReplicaId(header.to)) {
+                Some(group) if group.group.get() == header.group => {
+                    let receiving = node.groups.receiver.receive(&group, header, chunks, sender.clone());
+                    tokio::select! {
+                        result = receiving => result.err(),
+                        () = node.stop.cancelled() => Some("the node is stopping".to_owned()),
+                    }
+                }
+                Some(_) | None => Some(format!("there is no replica r{} here", header.to)),
+            };
+            if let Some(refused) = refused {
+                tracing::warn!(reason = %refused, "snapshot refused");
+                // The sender may be gone.
+                let _ = sender.send(Ok(wire::SnapshotAck { refused, ..Default::default() })).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+async fn receive(node: Arc<Node>, mut frames: Streaming<wire::RaftFrames>, replies: mpsc::Sender<wire::RaftFrame>) {
+    loop {
+        let message = tokio::select! {
+            message = frames.message() => message,
+            () = node.stop.cancelled() => return,
+        };
+        let Ok(Some(message)) = message else { return };
+        let (serving, replies) = (Arc::clone(&node), replies.clone());
+        node.tasks.spawn(async move {
+            let mut pending: FuturesUnordered<_> =
+                message.frames.into_iter().map(|frame| answer(&serving, frame)).collect();
+            while let Some(reply) = pending.next().await {
+                // The peer went away; Raft asks again on the next stream.
+                let _ = replies.send(reply).await;
+            }
+        });
+    }
+}
+
+async fn answer(node: &Node, frame: wire::RaftFrame) -> wire::RaftFrame {
+    let (call, group, from, to) = (frame.call, frame.group, frame.from, frame.to);
+    // Replica ids are never reused: a frame for another replica of the group is not ours to answer.
+    let body = match node.groups.replica(ReplicaId(to)) {
+        Some(replica) if replica.group.get() == group => replica.handle(frame).await,
+        Some(_) | None => Body::Refused(format!("there is no replica r{to} of group {group} here")),
+    };
+    wire::RaftFrame { call, group, from: to, to: from, body: Some(body) }
+}
