@@ -250,6 +250,8 @@ fn what_a_session_has_acknowledged_is_given_back() {
     let count = |prefix| dump(&shard.view).iter().filter(|(key, _)| key[0] == prefix).count();
     assert_eq!((count(keys::SESSION_PAGE), count(keys::SESSION_REPLY)), (1, 0), "the span is bounded");
     assert!(shard.apply(in_session(999, 0, vec![])).stale_duplicate);
+    shard.apply(sweep(10, wire::Sweep { sessions_before_ms: 1, ..KEEP_KEYS }));
+    assert_eq!(shard.header().sessions, 1, "last seen at 1, not before it");
     shard.apply(sweep(10, wire::Sweep { sessions_before_ms: 2, ..KEEP_KEYS }));
     let left: Vec<u8> = dump(&shard.view).iter().map(|(key, _)| key[0]).collect();
     assert_eq!(left, [keys::DOCUMENT, keys::HEADER[0]]);
