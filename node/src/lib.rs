@@ -3,10 +3,10 @@
 //! Dependencies point one way: `rpc → raft → {wal, state → store}`, `placement → raft`; the `cache`
 //! is read by `rpc` and written by apply. Only `raft` names openraft and only `store/sled.rs` names sled.
 
+pub mod config;
 pub mod state;
 pub mod store;
 pub mod wal;
-pub mod config;
 pub use config::Config;
 
 use tokio_util::sync::CancellationToken;
