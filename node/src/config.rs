@@ -180,7 +180,8 @@ impl Config {
             faults.push("raft.election-timeout-min: must be at least twice raft.heartbeat".to_owned());
         }
         if raft.election_timeout_max <= raft.election_timeout_min {
-            faults.push("raft.election-timeout-max: must be longer than raft.election-timeout-min".to_owned());
+            faults
+                .push("raft.election-timeout-max: must be longer than raft.election-timeout-min".to_owned());
         }
         if raft.down_after < raft.suspect_after {
             faults.push("raft.down-after: must not be shorter than raft.suspect-after".to_owned());

@@ -5,6 +5,19 @@
 //! applied before it durable, and only then may the log behind it be purged (I2).
 //! It knows no Raft, no documents and no async runtime: callers run it on blocking threads.
 
+mod checkpoint;
+mod damage;
+mod files;
+mod fjall;
+mod memory;
+mod open;
+mod sled;
+mod slots;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod value;
+
 use std::fmt;
 use std::ops::Bound;
 use std::path::PathBuf;
@@ -12,6 +25,12 @@ use std::sync::Arc;
 
 use borough_proto::ReplicaId;
 use bytes::Bytes;
+
+pub use self::fjall::FjallEngine;
+pub use self::memory::MemoryEngine;
+pub use self::open::open_engine;
+pub use self::sled::SledEngine;
+pub use self::snapshot::{PointInTime, VersionedSpace};
 
 /// One replica's data. A snapshot is installed into the next generation, which then replaces the
 /// current one at once, so a crash in between leaves one of them whole.
@@ -98,4 +117,20 @@ pub enum StoreError {
     Engine { operation: &'static str, space: String, detail: String },
     #[error("damaged data in space {space}: {detail}")]
     Damaged { space: String, detail: String },
+    /// Begin the scan again.
+    #[error(
+        "point-in-time scan: writes meanwhile replaced more than {limit_bytes} bytes that it had yet to read"
+    )]
+    ScanOverrun { limit_bytes: u64 },
+}
+
+/// Whether `range` holds no key at all; engines differ in what they make of such a range.
+fn is_empty_range((low, high): &KeyRange) -> bool {
+    match (low, high) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(low), Bound::Included(high)) => low > high,
+        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => {
+            low >= high
+        }
+    }
 }
