@@ -172,7 +172,7 @@ impl Shard {
         self.machine.reads.fetch_add(items.len() as u64, Ordering::Relaxed);
         // A scan does not tell what it hid, so any document that may have just expired counts.
         let header = self.machine.header();
-        if clock == Clock::Leader && state::expired_between(&self.group.state.space().space, header.time_ms, now_ms)? {
+        if clock == Clock::Leader && state::expires_between(&self.group.state.space().space, header.time_ms, now_ms)? {
             self.advance_time(now_ms).await?;
         }
         Ok((items, more, self.group.state.settle().await))
@@ -208,7 +208,7 @@ impl Shard {
         if gone.is_empty() {
             return Ok(due);
         }
-        let sweep = due.unwrap_or_else(|| state::sweep_nothing(limits));
+        let sweep = due.unwrap_or_else(|| state::sweep_at(now_ms, limits));
         Ok(Some(wire::Sweep { collections: gone, ..sweep }))
     }
 }

@@ -119,6 +119,11 @@ async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
         let detail = format!("shard {id} is at epoch {epoch} here, {} was named", request.epoch);
         return Served { epoch, ..Served::fault(Fault::new(FaultCode::WrongEpoch, detail)) };
     }
+    let here = |id: &str| map.shard_of_id(id).is_some_and(|info| info.id == request.shard);
+    if !request.op.as_ref().is_none_or(|op| ids(op).all(here)) {
+        let detail = format!("an id of the request does not lie in shard {id}");
+        return Served { epoch, ..Served::fault(Fault::new(FaultCode::WrongEpoch, detail)) };
+    }
     let known = |collection: u32| map.collection_by_id(CollectionId(collection)).is_some();
     let result = match request.op {
         Some(Op::Read(read)) => {
@@ -144,6 +149,18 @@ async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
     match result {
         Ok((answer, index)) => Served { answer, epoch, index },
         Err(fault) => Served { epoch, ..Served::fault(fault) },
+    }
+}
+
+/// The ids that decide where a request belongs.
+fn ids(op: &Op) -> Box<dyn Iterator<Item = &str> + '_> {
+    match op {
+        Op::Read(read) => Box::new(read.keys.iter().map(|key| key.id.as_str())),
+        Op::Write(write) => {
+            let units = write.command.iter().flat_map(|command| &command.units);
+            Box::new(units.flat_map(|unit| &unit.ops).map(|op| op.id.as_str()))
+        }
+        Op::Scan(scan) => Box::new(scan.partition.iter().map(String::as_str)),
     }
 }
 
@@ -199,15 +216,14 @@ fn read_failed(error: ShardReadError) -> Fault {
     }
 }
 
-fn read_time(shard: &Shard, clock: Clock) -> u64 {
-    // Never behind the shard's own time: what a log entry has made expired stays so.
-    let _ = clock;
+/// Never behind the shard's own time: what a log entry has made expired stays so.
+fn read_time(shard: &Shard) -> u64 {
     now_ms().max(shard.machine.header().time_ms)
 }
 
 async fn serve_read(shard: &Shard, read: wire::Read, deadline: Instant) -> Result<(Answer, u64), Fault> {
     let clock = barrier(shard, read.freshness, deadline).await?;
-    let reading = shard.read(&read.keys, read_time(shard, clock), clock);
+    let reading = shard.read(&read.keys, read_time(shard), clock);
     let (items, index) = tokio::time::timeout_at(deadline, reading)
         .await
         .map_err(|_| late().with_outcome(wire::Outcome::NotApplied))?
@@ -217,7 +233,7 @@ async fn serve_read(shard: &Shard, read: wire::Read, deadline: Instant) -> Resul
 
 async fn serve_scan(shard: &Shard, scan: wire::Scan, deadline: Instant) -> Result<(Answer, u64), Fault> {
     let clock = barrier(shard, scan.freshness, deadline).await?;
-    let scanning = shard.scan(scan, read_time(shard, clock), clock);
+    let scanning = shard.scan(scan, read_time(shard), clock);
     let (items, more, index) = tokio::time::timeout_at(deadline, scanning)
         .await
         .map_err(|_| late().with_outcome(wire::Outcome::NotApplied))?
@@ -262,11 +278,12 @@ async fn serve_write(
     if !shard.group.is_leader() {
         return Err(Fault::not_leader(shard.group.leader_node()));
     }
-    if shard.machine.header().sessions >= state::SESSIONS_MAX && command.session.is_some() {
+    if command.session.is_some() && shard.machine.header().sessions >= state::SESSIONS_MAX {
         return Err(Fault::new(FaultCode::Busy, format!("the shard holds {} sessions already", state::SESSIONS_MAX)));
     }
     // The leader stamps (I5).
     command.stamp_ms = now_ms();
+    command.sweep = None;
     let proposal = proposal(&command);
     let bytes = proposal.0.len() as u64 + COMMAND_OVERHEAD_BYTES;
     let _proposed = Proposed::take(node, bytes)

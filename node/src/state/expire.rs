@@ -69,18 +69,59 @@ pub fn sweep_due<V: View + ?Sized>(
     limits: SweepLimits,
 ) -> Result<Option<wire::Sweep>, StoreError> {
     let now_ms = now_ms.max(header.time_ms);
-    let sweep = wire::Sweep {
-        expire_max: limits.expire_max,
-        keys_before_ms: before(now_ms, limits.keys_retention),
-        keys_bytes_max: limits.keys_bytes_max,
-        sessions_before_ms: before(now_ms, limits.sessions_retention),
-    };
+    let sweep = sweep_at(now_ms, limits);
     let due = header.idempotency_bytes > sweep.keys_bytes_max
         || (sweep.expire_max > 0
             && view.scan(keys::numbered_until(keys::EXPIRY, now_ms), false).next().transpose()?.is_some())
         || oldest_key_ms(view)?.is_some_and(|stamp_ms| stamp_ms < sweep.keys_before_ms)
         || has_silent_session(view, sweep.sessions_before_ms)?;
     Ok(due.then_some(sweep))
+}
+
+/// The sweep of `now_ms`, whether there is anything to remove or not.
+pub fn sweep_at(now_ms: u64, limits: SweepLimits) -> wire::Sweep {
+    wire::Sweep {
+        expire_max: limits.expire_max,
+        keys_before_ms: before(now_ms, limits.keys_retention),
+        keys_bytes_max: limits.keys_bytes_max,
+        sessions_before_ms: before(now_ms, limits.sessions_retention),
+        collections: Vec::new(),
+    }
+}
+
+/// Whether a document's deadline lies after `after_ms` and not after `until_ms`.
+///
+/// # Errors
+/// [`StoreError`] of the engine, or `Damaged` when an entry cannot be read.
+pub fn expires_between<V: View + ?Sized>(view: &V, after_ms: u64, until_ms: u64) -> Result<bool, StoreError> {
+    if after_ms >= until_ms {
+        return Ok(false);
+    }
+    let (_, until) = keys::numbered_until(keys::EXPIRY, until_ms);
+    let (_, from) = keys::numbered_until(keys::EXPIRY, after_ms);
+    let from = match from {
+        Bound::Excluded(next) => Bound::Included(next),
+        bound @ (Bound::Included(_) | Bound::Unbounded) => bound,
+    };
+    Ok(view.scan((from, until), false).next().transpose()?.is_some())
+}
+
+/// Collections that have documents here, in order: one short read each.
+///
+/// # Errors
+/// [`StoreError`] of the engine, or `Damaged` when a key cannot be read.
+pub fn collections_held<V: View + ?Sized>(view: &V) -> Result<Vec<u32>, StoreError> {
+    let (mut from, to) = keys::prefixed(&[keys::DOCUMENT]);
+    let mut held = Vec::new();
+    while let Some(entry) = view.scan((from, to.clone()), false).next() {
+        let id = keys::parse_collection(&entry?.0).ok_or_else(|| damaged("document key", &"it has no collection"))?;
+        held.push(id);
+        from = match keys::after_prefix(&keys::collection(id)) {
+            Bound::Excluded(next) => Bound::Included(next),
+            Bound::Included(_) | Bound::Unbounded => break,
+        };
+    }
+    Ok(held)
 }
 
 fn before(now_ms: u64, retention: Duration) -> u64 {
@@ -110,6 +151,9 @@ fn has_silent_session<V: View + ?Sized>(view: &V, before_ms: u64) -> Result<bool
 impl<V: View + ?Sized> Apply<'_, V> {
     pub(super) fn sweep(&mut self, sweep: &wire::Sweep) -> Result<(), StoreError> {
         self.sweep_documents(sweep.expire_max)?;
+        for &collection in &sweep.collections {
+            self.sweep_collection(collection, sweep.expire_max)?;
+        }
         self.sweep_keys(sweep.keys_before_ms, sweep.keys_bytes_max)?;
         self.sweep_sessions(sweep.sessions_before_ms)
     }
@@ -131,6 +175,20 @@ impl<V: View + ?Sized> Apply<'_, V> {
             } else {
                 self.overlay.remove(entry);
             }
+        }
+        Ok(())
+    }
+
+    /// Documents of a deleted collection, some at a time.
+    fn sweep_collection(&mut self, collection: u32, most: u32) -> Result<(), StoreError> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        for (key, record) in self.overlay.first(keys::prefixed(&keys::collection(collection)), most)? {
+            let held = Record::decode(&record)?;
+            let (id, sort) =
+                keys::parse_document_key(&key).ok_or_else(|| damaged("document key", &"it names no document"))?;
+            let key_bytes = id.len() + sort.map_or(0, str::len);
+            self.remove_document(key.clone(), key_bytes, &held);
+            self.swept.documents += 1;
         }
         Ok(())
     }

@@ -59,6 +59,12 @@ pub(super) fn parse_document_key(key: &[u8]) -> Option<(&str, Option<&str>)> {
     Some((std::str::from_utf8(id).ok()?, Some(sort).filter(|sort| !sort.is_empty())))
 }
 
+/// The collection of a document key.
+pub(super) fn parse_collection(key: &[u8]) -> Option<u32> {
+    let (&DOCUMENT, rest) = key.split_first()? else { return None };
+    Some(u32::from_be_bytes(*rest.first_chunk::<4>()?))
+}
+
 /// Entry of the expiry index.
 pub(super) fn expiry(expires_ms: u64, document_key: &[u8]) -> Bytes {
     let mut key = BytesMut::with_capacity(9 + document_key.len());

@@ -36,7 +36,7 @@ use prost::Message;
 use crate::store::{KeyRange, Scan, Space, StoreError};
 
 pub use apply::{Applied, Apply, begin};
-pub use expire::{SweepLimits, Swept, sweep_due};
+pub use expire::{SweepLimits, Swept, collections_held, expires_between, sweep_at, sweep_due};
 pub use keys::document_key;
 pub use read::{read, scan};
 pub use record::{Visibility, decode_document, visibility};
