@@ -16,9 +16,13 @@ macro_rules! check_eq {
         $crate::check_eq!($left, $right, "{}", stringify!($left))
     };
     ($left:expr, $right:expr, $($context:tt)+) => {{
-        let (left, right) = (&$left, &$right);
-        if *left != *right {
-            anyhow::bail!("{}: got {left:?}, expected {right:?} (line {})", format!($($context)+), line!());
+        // A match keeps temporaries alive.
+        match (&$left, &$right) {
+            (left, right) => {
+                if *left != *right {
+                    anyhow::bail!("{}: got {left:?}, expected {right:?} (line {})", format!($($context)+), line!());
+                }
+            }
         }
     }};
 }

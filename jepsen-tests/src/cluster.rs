@@ -81,7 +81,12 @@ impl Node {
     ///
     /// # Errors
     /// When it ends or does not bind; with its log.
-    pub async fn start(dir: &Path, name: &str, join: &[String], env: &[(String, String)]) -> anyhow::Result<Self> {
+    pub async fn start(
+        dir: &Path,
+        name: &str,
+        join: &[String],
+        env: &[(String, String)],
+    ) -> anyhow::Result<Self> {
         let mut node = Self {
             name: name.to_owned(),
             dir: dir.to_owned(),
@@ -103,8 +108,15 @@ impl Node {
     pub async fn launch(&mut self) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "{} still runs", self.name);
         let data_dir = self.data_dir.to_string_lossy().into_owned();
-        let mut args =
-            strings(&["node", "--data-dir", &data_dir, "--listen", &self.addr, "--admin-listen", "127.0.0.1:0"]);
+        let mut args = strings(&[
+            "node",
+            "--data-dir",
+            &data_dir,
+            "--listen",
+            &self.addr,
+            "--admin-listen",
+            "127.0.0.1:0",
+        ]);
         if !self.join.is_empty() {
             args.extend(["--join".to_owned(), self.join.join(",")]);
         }
@@ -285,7 +297,8 @@ impl Cluster {
     /// # Errors
     /// As [`Node::start`].
     pub async fn add_node(&mut self) -> anyhow::Result<()> {
-        let seeds: Vec<String> = self.nodes.iter().filter(|node| node.running()).map(|node| node.addr.clone()).collect();
+        let seeds: Vec<String> =
+            self.nodes.iter().filter(|node| node.running()).map(|node| node.addr.clone()).collect();
         let name = format!("node-{}", self.nodes.len() + 1);
         self.nodes.push(Node::start(self.dir(), &name, &seeds, &self.options.env).await?);
         Ok(())
@@ -320,7 +333,8 @@ impl Cluster {
     /// # Errors
     /// When none has it.
     pub fn node_mut(&mut self, id: u64) -> anyhow::Result<&mut Node> {
-        let found = self.nodes.iter_mut().find(|node| node.identity().is_ok_and(|identity| identity.node == id));
+        let found =
+            self.nodes.iter_mut().find(|node| node.identity().is_ok_and(|identity| identity.node == id));
         found.with_context(|| format!("no node has id {id}"))
     }
 
@@ -334,7 +348,11 @@ impl Cluster {
     ///
     /// # Errors
     /// When the router does not tell.
-    pub async fn ids_by_shard(&self, prefix: &str, count: usize) -> anyhow::Result<BTreeMap<u32, Vec<String>>> {
+    pub async fn ids_by_shard(
+        &self,
+        prefix: &str,
+        count: usize,
+    ) -> anyhow::Result<BTreeMap<u32, Vec<String>>> {
         let shards = usize::try_from(self.options.shards)?;
         let mut ids: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         for number in 0..10_000 {
@@ -355,7 +373,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::env::var_os("JEPSEN_KEEP").is_some() && let Some(dir) = self.dir.take() {
+        if std::env::var_os("JEPSEN_KEEP").is_some()
+            && let Some(dir) = self.dir.take()
+        {
             println!("kept: {}", dir.keep().display());
         }
     }
@@ -377,13 +397,27 @@ pub async fn status(http: &Http) -> anyhow::Result<ClusterStatus> {
 pub async fn init(node: &str, shards: u32, replicas: u32) -> anyhow::Result<()> {
     let args = init_args(node, shards, replicas);
     let output = run(&args, &[], b"", Duration::from_secs(60)).await?;
-    ensure!(output.status.success(), "cluster init: {}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "cluster init: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(())
 }
 
 /// Arguments of `borough cluster init`.
 pub fn init_args(node: &str, shards: u32, replicas: u32) -> Vec<String> {
-    strings(&["cluster", "init", "--node", node, "--shards", &shards.to_string(), "--replicas", &replicas.to_string()])
+    strings(&[
+        "cluster",
+        "init",
+        "--node",
+        node,
+        "--shards",
+        &shards.to_string(),
+        "--replicas",
+        &replicas.to_string(),
+    ])
 }
 
 /// Whether `status` shows `shards` healthy shards with `replicas` voters each on `running` nodes that are up.

@@ -80,6 +80,20 @@ impl History {
         counts
     }
 
+    /// For each shard that had any, the writes begun after `from` that were acknowledged.
+    pub fn acknowledged_since(&self, from: Duration) -> BTreeMap<u32, usize> {
+        let mut counts = BTreeMap::new();
+        let operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at often: not further back than needed. Operations are pushed when they end, give or take a moment.
+        let recent = |op: &&Operation| op.end + Duration::from_secs(1) > from;
+        for op in operations.iter().rev().take_while(recent) {
+            if op.wrote.is_some() && op.result == End::Done && op.start > from {
+                *counts.entry(op.shard).or_default() += 1;
+            }
+        }
+        counts
+    }
+
     /// Failed calls that were under way at some time between `from` and `to`.
     pub fn failures(&self, from: Duration, to: Duration) -> Vec<Operation> {
         let mut failed = self.operations();
@@ -93,7 +107,9 @@ impl History {
         for op in self.operations() {
             if op.wrote.is_some() && op.result == End::Done && op.start > kill {
                 let gap = op.end - kill;
-                gaps.entry(op.shard).and_modify(|least: &mut Duration| *least = gap.min(*least)).or_insert(gap);
+                gaps.entry(op.shard)
+                    .and_modify(|least: &mut Duration| *least = gap.min(*least))
+                    .or_insert(gap);
             }
         }
         gaps
@@ -112,7 +128,12 @@ impl History {
         let longest = |mut times: Vec<Duration>| {
             times.extend([from, now]);
             times.sort_unstable();
-            times.iter().zip(times.iter().skip(1)).map(|(before, after)| *after - *before).max().unwrap_or_default()
+            times
+                .iter()
+                .zip(times.iter().skip(1))
+                .map(|(before, after)| *after - *before)
+                .max()
+                .unwrap_or_default()
         };
         ends.into_iter().map(|(shard, times)| (shard, longest(times))).collect()
     }
@@ -127,9 +148,13 @@ impl History {
             let (writes, reads) = keys.entry(op.key).or_default();
             let (start, end) = (nanos(op.start), nanos(op.end));
             match (op.wrote, op.result) {
-                (Some(value), End::Done) => writes.push(Write { value, start, end: Some(end), refused: false }),
+                (Some(value), End::Done) => {
+                    writes.push(Write { value, start, end: Some(end), refused: false })
+                }
                 (Some(value), End::Unknown) => writes.push(Write { value, start, end: None, refused: false }),
-                (Some(value), End::NotApplied) => writes.push(Write { value, start, end: Some(end), refused: true }),
+                (Some(value), End::NotApplied) => {
+                    writes.push(Write { value, start, end: Some(end), refused: true })
+                }
                 (None, End::Done) => reads.push(Read { value: op.read, start, end }),
                 // A read that was not answered says nothing.
                 (None, End::NotApplied | End::Unknown) => {}

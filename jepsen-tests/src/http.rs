@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use borough_proto::error::{Outcome, Problem, ProblemType};
 use borough_proto::http_api::headers;
-use reqwest::header::{CONTENT_TYPE, HeaderMap};
 pub use reqwest::Method;
+use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use serde_json::Value;
 
 /// Longest wait for one answer; above every deadline of the router.
@@ -44,7 +44,9 @@ pub fn segment(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(char::from(byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                encoded.push(char::from(byte))
+            }
             _ => encoded.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -132,7 +134,10 @@ impl Http {
             faults.push(format!("no X-Request-Id: {answer}"));
         }
         // An answer to HEAD has no body to judge.
-        if answer.status >= 400 && !answer.what.starts_with("HEAD") && let Err(error) = answer.problem(answer.status) {
+        if answer.status >= 400
+            && !answer.what.starts_with("HEAD")
+            && let Err(error) = answer.problem(answer.status)
+        {
             faults.push(format!("{error:#}"));
         }
     }
@@ -231,7 +236,10 @@ impl Answer {
     /// When it is not.
     pub fn etag(&self) -> anyhow::Result<String> {
         let tag = self.need("etag")?;
-        ensure!(tag.len() > 2 && tag.starts_with('"') && tag.ends_with('"'), "ETag {tag} is no quoted string");
+        ensure!(
+            tag.len() > 2 && tag.starts_with('"') && tag.ends_with('"'),
+            "ETag {tag} is no quoted string"
+        );
         Ok(tag.to_owned())
     }
 
@@ -250,8 +258,12 @@ impl Answer {
     pub fn problem(&self, status: u16) -> anyhow::Result<Problem> {
         ensure!(self.status == status, "expected {status}: {self}");
         let content_type = self.header("content-type").unwrap_or_default();
-        ensure!(content_type.starts_with(headers::PROBLEM), "content type of a problem is {content_type:?}: {self}");
-        let problem: Problem = serde_json::from_slice(&self.body).with_context(|| format!("no problem: {self}"))?;
+        ensure!(
+            content_type.starts_with(headers::PROBLEM),
+            "content type of a problem is {content_type:?}: {self}"
+        );
+        let problem: Problem =
+            serde_json::from_slice(&self.body).with_context(|| format!("no problem: {self}"))?;
         ensure!(problem.status == status, "the problem's status differs from the answer's: {self}");
         ensure!(!problem.kind.is_empty() && !problem.title.is_empty(), "empty type or title: {self}");
         ensure!(!problem.detail.is_empty(), "empty detail: {self}");

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::http::{Answer, Http, is_connect};
 use crate::history::{Counts, End, History, Operation};
+use crate::http::{Answer, Http, is_connect};
 use crate::wait::until;
 
 /// How much load.
@@ -87,13 +87,10 @@ impl Load {
     pub async fn progress(&self, writes: usize, limit: Duration) -> anyhow::Result<()> {
         let from = self.history.now();
         until(limit, "writes to be acknowledged on every shard", || async {
-            let mut counts: BTreeMap<u32, usize> = self.keys.keys().map(|&shard| (shard, 0)).collect();
-            for op in self.history.operations() {
-                if op.wrote.is_some() && op.result == End::Done && op.start > from {
-                    *counts.entry(op.shard).or_default() += 1;
-                }
-            }
-            ensure!(counts.values().all(|&count| count >= writes), "acknowledged so far, by shard: {counts:?}");
+            let counts = self.history.acknowledged_since(from);
+            let enough =
+                self.keys.keys().all(|shard| counts.get(shard).is_some_and(|&count| count >= writes));
+            ensure!(enough, "acknowledged so far, by shard: {counts:?}");
             Ok(())
         })
         .await
@@ -169,7 +166,7 @@ async fn read(http: &Http, history: &History, shard: u32, key: &Arc<str>) -> Ope
     if let Ok(answer) = answer.as_ref()
         && answer.status == 200
     {
-        read = answer.json().ok().as_ref().and_then(|document| document["value"].as_u64());
+        read = answer.json().ok().as_ref().and_then(|document| document.get("value").and_then(Value::as_u64));
         if read.is_none() {
             (result, detail) = (End::Unknown, format!("no value in it: {answer}"));
         }
@@ -202,7 +199,8 @@ pub async fn increment(http: &Http, path: &str, caller: &str, limit: Duration) -
         ensure!(started.elapsed() < limit, "no increment of {path} within {limit:?}");
         let current = http.get(path).send().await;
         let Some(current) = current.ok().filter(|answer| answer.status == 200) else { continue };
-        let (etag, count) = (current.etag()?, current.json()?["count"].as_u64().context("no count")?);
+        let (etag, count) =
+            (current.etag()?, current.json()?.get("count").and_then(Value::as_u64).context("no count")?);
         let key = format!("{caller}-{attempt}");
         loop {
             ensure!(started.elapsed() < limit, "no outcome of {key} on {path} within {limit:?}");

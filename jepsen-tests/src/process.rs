@@ -22,12 +22,13 @@ pub struct Process {
     stderr: PathBuf,
 }
 
-/// `borough` with `args`, and with no `BOROUGH_*` variable of ours but the engine.
+/// `borough` with `args`, and with no `BOROUGH_*` variable of ours but a node's engine.
 fn command(args: &[String], env: &[(String, String)]) -> anyhow::Result<Command> {
     let mut command = Command::new(binary::path()?);
     for (name, _) in std::env::vars_os() {
         // Each is a setting to the binary; BOROUGH_BIN is none of its own.
-        if name.to_string_lossy().starts_with("BOROUGH_") && name != "BOROUGH_ENGINE" {
+        let engine = name == "BOROUGH_ENGINE" && args.first().is_some_and(|command| command == "node");
+        if name.to_string_lossy().starts_with("BOROUGH_") && !engine {
             command.env_remove(name);
         }
     }
@@ -39,7 +40,12 @@ fn command(args: &[String], env: &[(String, String)]) -> anyhow::Result<Command>
 ///
 /// # Errors
 /// When it cannot be started or does not end in time (it is killed then).
-pub async fn run(args: &[String], env: &[(String, String)], input: &[u8], limit: Duration) -> anyhow::Result<Output> {
+pub async fn run(
+    args: &[String],
+    env: &[(String, String)],
+    input: &[u8],
+    limit: Duration,
+) -> anyhow::Result<Output> {
     let mut child = command(args, env)?
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -57,7 +63,9 @@ pub async fn run(args: &[String], env: &[(String, String)], input: &[u8], limit:
         child.wait_with_output()
     });
     match tokio::time::timeout(limit, waiting).await {
-        Ok(output) => output.context("wait for borough")?.with_context(|| format!("run borough {}", args.join(" "))),
+        Ok(output) => {
+            output.context("wait for borough")?.with_context(|| format!("run borough {}", args.join(" ")))
+        }
         Err(_) => {
             let _ = kill(pid, Signal::SIGKILL);
             bail!("borough {} did not end within {limit:?}", args.join(" "))
@@ -123,7 +131,13 @@ impl Process {
         let log = self.stderr();
         let lines: Vec<&str> = log.lines().collect();
         let tail = lines.get(lines.len().saturating_sub(lines_max)..).unwrap_or_default();
-        format!("--- {} (pid {}), {} lines of log:\n{}\n", self.name, self.pid(), lines.len(), tail.join("\n"))
+        format!(
+            "--- {} (pid {}), {} lines of log:\n{}\n",
+            self.name,
+            self.pid(),
+            lines.len(),
+            tail.join("\n")
+        )
     }
 
     /// Its exit status once it has ended.

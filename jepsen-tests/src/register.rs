@@ -42,10 +42,14 @@ pub enum Breach {
     #[error("two values were written: {value:?}")]
     TwoWrites { value: u64 },
     /// Each was current at a time when the other must have been: a stale read, or a lost write that came back.
-    #[error("values {first:?} {first_zone:?} and {second:?} {second_zone:?} were each current before and after the other")]
+    #[error(
+        "values {first:?} {first_zone:?} and {second:?} {second_zone:?} were each current before and after the other"
+    )]
     Interleaved { first: Option<u64>, first_zone: (u64, u64), second: Option<u64>, second_zone: (u64, u64) },
     /// `inner` was written and acknowledged (or read) while `outer` was current before and after: a lost write or stale read.
-    #[error("value {inner:?} {inner_zone:?} came and went while {outer:?} {outer_zone:?} was current before and after")]
+    #[error(
+        "value {inner:?} {inner_zone:?} came and went while {outer:?} {outer_zone:?} was current before and after"
+    )]
     Overwritten { inner: Option<u64>, inner_zone: (u64, u64), outer: Option<u64>, outer_zone: (u64, u64) },
 }
 

@@ -98,8 +98,13 @@ fn steps(writes: &[Write], reads: &[Read]) -> Vec<Step> {
         end: write.end.unwrap_or(u64::MAX),
         optional: write.end.is_none(),
     });
-    let reads =
-        reads.iter().map(|read| Step { wrote: None, read: read.value, start: read.start, end: read.end, optional: false });
+    let reads = reads.iter().map(|read| Step {
+        wrote: None,
+        read: read.value,
+        start: read.start,
+        end: read.end,
+        optional: false,
+    });
     writes.chain(reads).collect()
 }
 
