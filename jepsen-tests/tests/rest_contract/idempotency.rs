@@ -180,7 +180,7 @@ async fn reused(http: &Http) -> anyhow::Result<()> {
 async fn apart(http: &Http) -> anyhow::Result<()> {
     let path = "/v1/users/idem-apart";
     let mut etags = std::collections::HashSet::new();
-    for key in ["a1", "a2", "A1", "ä-key", "a 1"] {
+    for key in ["a1", "a2", "A1", "key:with/signs", "a 1"] {
         let answer = http.put(path, &json!({"v": 1})).key(key).send().await?;
         ensure!(matches!(answer.status, 200 | 201), "{key}: {answer}");
         ensure!(etags.insert(answer.etag()?), "key {key} was taken for another");
