@@ -1,1 +1,22 @@
-//! Interim.
+//! Borough under faults: real processes, generated load, checked promises.
+//!
+//! The library is the harness: it starts `borough` processes on the command-line contract, talks
+//! HTTP to the router, keeps a history of what was asked and answered, and checks that history.
+//! It knows nothing of the inside of a node or router. The tests are in `tests/`.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `BOROUGH_BIN` | the binary to test; else the one in the target directory, built when it is missing |
+//! | `BOROUGH_ENGINE` | handed on to the nodes |
+//! | `JEPSEN_CASE` | run only the cases whose name contains this |
+//! | `JEPSEN_KEEP` | keep the data directories and logs |
+
+pub mod binary;
+pub mod cases;
+pub mod cluster;
+pub mod history;
+pub mod http;
+pub mod load;
+pub mod process;
+pub mod register;
+pub mod wait;

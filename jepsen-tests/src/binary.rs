@@ -1,0 +1,55 @@
+//! Finds the `borough` binary under test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, ensure};
+
+/// The binary: `BOROUGH_BIN`, else the one in the target directory of this test, built when it is missing.
+///
+/// # Errors
+/// When there is none and it cannot be built.
+pub fn path() -> anyhow::Result<&'static Path> {
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    match FOUND.get_or_init(|| find().map_err(|error| format!("{error:#}"))) {
+        Ok(path) => Ok(path),
+        Err(reason) => anyhow::bail!("find the borough binary: {reason}"),
+    }
+}
+
+fn find() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("BOROUGH_BIN") {
+        let path = PathBuf::from(path);
+        ensure!(path.is_file(), "BOROUGH_BIN={} is no file", path.display());
+        return Ok(path);
+    }
+    // target/<profile>/deps/<test> or target/<profile>/<binary>
+    let test = std::env::current_exe().context("path of this test")?;
+    let mut profile_dir = test.parent().context("directory of this test")?;
+    if profile_dir.ends_with("deps") {
+        profile_dir = profile_dir.parent().context("directory of the profile")?;
+    }
+    let binary = profile_dir.join("borough");
+    if !binary.is_file() {
+        build(profile_dir)?;
+    }
+    ensure!(binary.is_file(), "{} is missing even after a build", binary.display());
+    Ok(binary)
+}
+
+fn build(profile_dir: &Path) -> anyhow::Result<()> {
+    let target_dir = profile_dir.parent().context("target directory")?;
+    let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(name) => name,
+    };
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "-p", "borough", "--bin", "borough", "--profile", profile, "--target-dir"])
+        .arg(target_dir)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .status()
+        .context("run cargo build")?;
+    ensure!(status.success(), "cargo build of the borough binary: {status}");
+    Ok(())
+}

@@ -1,0 +1,193 @@
+//! A cluster that grows from one node to three under load, and what a node refuses at its start.
+
+#![expect(clippy::indexing_slicing, reason = "a field that JSON lacks is null, not a panic")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use jepsen_tests::cases::Cases;
+use jepsen_tests::check_eq;
+use jepsen_tests::cluster::{Cluster, HEAL_LIMIT, Node, Options, init, init_args};
+use jepsen_tests::http::Http;
+use jepsen_tests::load::{Load, Shape};
+use jepsen_tests::process::{Process, run};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn growth() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(Options { nodes: 1, ..Options::default() }).await?;
+    let mut cases = Cases::new();
+    cases.run("a cluster is initialised once", init_twice(&cluster)).await;
+    cases
+        .run(
+            "replication grows from one to three under writes, and the first node may go",
+            grow(&mut cluster),
+        )
+        .await;
+    cases.run("a data directory in use is refused (74)", locked(&cluster)).await;
+    cases.run("a data directory of another cluster is refused (74)", foreign(&cluster)).await;
+    cases.run("bad configuration is refused (78), all faults at once", bad_config(cluster.dir())).await;
+    if cases.failed() {
+        println!("{}", cluster.logs(25));
+    }
+    cases.finish()
+}
+
+async fn init_twice(cluster: &Cluster) -> anyhow::Result<()> {
+    let before = cluster.status().await?;
+    let first = cluster.nodes.first().context("no node")?;
+    let output = run(&init_args(&first.addr, 4, 3), &[], b"", LIMIT).await?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    check_eq!(output.status.code(), Some(1), "exit code: {told}");
+    ensure!(told.to_lowercase().contains("initiali") || told.contains("already"), "says not why: {told}");
+    let after = cluster.status().await?;
+    check_eq!((after.cluster_id, after.shards.len()), (before.cluster_id, before.shards.len()));
+    Ok(())
+}
+
+/// Documents that are written once and must be there at the end.
+async fn fill(http: &Http, name: &str) -> anyhow::Result<()> {
+    for batch in 0..5 {
+        let writes: Vec<Value> = (0..100)
+            .map(|n| json!({"put": {"id": format!("{name}-{batch}-{n}"), "document": {"fill": "x".repeat(500), "n": n}}}))
+            .collect();
+        let answer =
+            http.post("/v1/users:batchWrite", &json!({"writes": writes})).expect(200).await?.json()?;
+        let items = answer["items"].as_array().context("items")?;
+        ensure!(items.iter().all(|item| item["status"] == 201), "{answer}");
+    }
+    Ok(())
+}
+
+async fn filled(http: &Http, name: &str) -> anyhow::Result<()> {
+    for batch in 0..5 {
+        let ids: Vec<String> = (0..100).map(|n| format!("{name}-{batch}-{n}")).collect();
+        let answer = http.post("/v1/users:batchGet", &json!({"ids": ids})).expect(200).await?.json()?;
+        for (n, item) in answer["items"].as_array().context("items")?.iter().enumerate() {
+            check_eq!(item["document"]["n"].as_u64(), Some(n as u64), "{name}-{batch}-{n}: {item}");
+        }
+    }
+    Ok(())
+}
+
+async fn grow(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let http = cluster.http();
+    let keys = cluster.ids_by_shard("grow", 2).await?;
+    let load = Load::start(&http, keys, Shape::default());
+    load.progress(20, LIMIT).await?;
+    fill(&http, "one").await?;
+    for nodes in 2..=3 {
+        let begin = load.history.now();
+        cluster.add_node().await?;
+        // Whole means: as many voters in every shard as there are nodes.
+        let status = cluster.wait_whole(HEAL_LIMIT).await?;
+        let grown = load.history.now();
+        check_eq!(status.nodes.len(), nodes);
+        ensure!(status.shards.iter().all(|shard| shard.replicas.len() == nodes), "{:?}", status.shards);
+        load.progress(20, LIMIT).await?;
+        fill(&http, if nodes == 2 { "two" } else { "three" }).await?;
+        let failures = load.history.failures(begin, load.history.now());
+        let longest = load.history.longest_gaps(begin).into_values().max().unwrap_or_default();
+        println!(
+            "        {nodes} replicas after {:.1?}, longest gap between writes {longest:.2?}",
+            grown - begin
+        );
+        ensure!(failures.is_empty(), "{} calls failed while growing: {:?}", failures.len(), failures.first());
+        ensure!(longest < Duration::from_secs(2), "writes of a shard rested {longest:?}");
+    }
+    cluster.nodes.first_mut().context("no node")?.kill()?;
+    load.progress(30, LIMIT).await.with_context(|| cluster.logs(25))?;
+    for name in ["one", "two", "three"] {
+        filled(&http, name).await?;
+    }
+    cluster.nodes.first_mut().context("no node")?.launch().await?;
+    cluster.wait_whole(HEAL_LIMIT).await?;
+    load.stop(500).await?;
+    Ok(())
+}
+
+fn node_args(data_dir: &Path, more: &[&str]) -> Vec<String> {
+    let dir = data_dir.to_string_lossy();
+    let mut args =
+        vec!["node", "--data-dir", &dir, "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    args.extend(more);
+    args.into_iter().map(str::to_owned).collect()
+}
+
+async fn locked(cluster: &Cluster) -> anyhow::Result<()> {
+    let running = cluster.nodes.last().context("no node")?;
+    let mut second = Process::start("second", cluster.dir(), &node_args(&running.data_dir, &[]), &[])?;
+    let status = second.wait_end(LIMIT).await?;
+    check_eq!(status.code(), Some(74), "exit code: {}", second.stderr());
+    let dir = running.data_dir.to_string_lossy().into_owned();
+    ensure!(second.stderr().contains(&dir), "the directory is not named: {}", second.stderr());
+    // The one that has it goes on, under its own name.
+    let runtime: Value = serde_json::from_slice(&std::fs::read(running.data_dir.join("runtime.json"))?)?;
+    check_eq!(runtime["pid"].as_u64().map(|pid| pid as u32), running.pid(), "pid in runtime.json");
+    cluster.wait_whole(HEAL_LIMIT).await?;
+    Ok(())
+}
+
+async fn foreign(cluster: &Cluster) -> anyhow::Result<()> {
+    let dir = cluster.dir().join("other");
+    std::fs::create_dir(&dir)?;
+    let mut other = Node::start(&dir, "node-1", &[], &[]).await?;
+    init(&other.addr, 2, 1).await?;
+    let identity = other.identity()?;
+    let own = cluster.nodes.last().context("no node")?;
+    ensure!(identity.cluster_id != own.identity()?.cluster_id, "two clusters with one id");
+    check_eq!(other.terminate().await?.code(), Some(0), "exit code");
+    let args = node_args(&other.data_dir, &["--join", &own.addr]);
+    let mut process = Process::start("foreign", cluster.dir(), &args, &[])?;
+    let status = process.wait_end(LIMIT).await?;
+    check_eq!(status.code(), Some(74), "exit code: {}", process.stderr());
+    ensure!(
+        process.stderr().contains(&identity.cluster_id),
+        "the cluster is not named: {}",
+        process.stderr()
+    );
+    check_eq!(other.identity()?, identity, "the directory's identity afterwards");
+    let nodes = cluster.status().await?.nodes.len();
+    check_eq!(nodes, cluster.nodes.len(), "nodes of the cluster");
+    Ok(())
+}
+
+async fn bad_config(dir: &Path) -> anyhow::Result<()> {
+    let file = dir.join("bad.toml");
+    std::fs::write(
+        &file,
+        "cache-bytes = 1\n\n[log]\nsegment-bytes = 17\n\n[raft]\nheartbeat = \"900ms\"\nelection-timeout-min = \"1s\"\n",
+    )?;
+    let path = file.to_string_lossy().into_owned();
+    let data_dir = dir.join("never");
+    let args = node_args(&data_dir, &["--config", &path]);
+    let env = [("BOROUGH_LOG__PURGE_AFTER_BYTES".to_owned(), "3".to_owned())];
+    let output = run(&args, &env, b"", LIMIT).await?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    check_eq!(output.status.code(), Some(78), "exit code: {told}");
+    for fault in ["cache-bytes", "segment-bytes", "purge-after-bytes", "election-timeout-min"] {
+        let field = fault.replace('-', "_");
+        ensure!(told.contains(fault) || told.contains(&field), "{fault} is not told: {told}");
+    }
+    ensure!(!data_dir.join("runtime.json").exists(), "it has bound all the same");
+    for (text, named) in [
+        ("no-such-field = 1\n", "no-such-field"),
+        ("cache-bytes = \n", "bad.toml"),
+        ("engine = \"x\"\n", "engine"),
+    ] {
+        std::fs::write(&file, text)?;
+        let output = run(&args, &[], b"", LIMIT).await?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        check_eq!(output.status.code(), Some(78), "exit code for {text:?}: {told}");
+        ensure!(told.contains(named), "{named} is not named: {told}");
+    }
+    let missing = node_args(&data_dir, &["--config", "/nonexistent.toml"]);
+    let output = run(&missing, &[], b"", LIMIT).await?;
+    check_eq!(output.status.code(), Some(78), "a missing file: {}", String::from_utf8_lossy(&output.stderr));
+    let output = run(&node_args(&data_dir, &["--listen", "nowhere"]), &[], b"", LIMIT).await?;
+    ensure!(matches!(output.status.code(), Some(2 | 78)), "a bad address: {}", output.status);
+    Ok(())
+}

@@ -1,0 +1,337 @@
+//! Nodes and routers killed and stopped under constant load: nothing acknowledged is lost, nothing read is stale,
+//! nothing is applied twice, and shards whose leader lives notice nothing.
+
+#![expect(clippy::indexing_slicing, reason = "a field that JSON lacks is null, not a panic")]
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use borough_proto::http_api::headers;
+use jepsen_tests::cases::Cases;
+use jepsen_tests::check_eq;
+use jepsen_tests::cluster::{Cluster, HEAL_LIMIT, Options};
+use jepsen_tests::history::Operation;
+use jepsen_tests::http::{Answer, Call, Http};
+use jepsen_tests::load::{Load, Shape, increment};
+use jepsen_tests::wait::until;
+use serde_json::json;
+use tokio_util::task::TaskTracker;
+
+/// Two election timeouts of at most a second each.
+const FAILOVER_LIMIT: Duration = Duration::from_secs(2);
+/// For what may take long without being wrong.
+const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_kills() -> anyhow::Result<()> {
+    let mut cluster = Cluster::start(Options::default()).await?;
+    let mut cases = Cases::new();
+    for node in 1..=3 {
+        cases.run(&format!("kill -9 of node {node}"), kill_one(&mut cluster, node)).await;
+    }
+    for node in 1..=3 {
+        cases.run(&format!("SIGTERM of node {node} fails no request"), stop_one(&mut cluster, node)).await;
+    }
+    for round in 1..=2 {
+        cases.run(&format!("kill -9 of all nodes, round {round}"), kill_all(&mut cluster, round)).await;
+    }
+    cases.run("SIGTERM of all nodes", stop_all(&mut cluster)).await;
+    cases.run("an answer is repeated after its leader's death", replay(&mut cluster)).await;
+    cases.run("counters count each increment once while leaders die", counters(&mut cluster)).await;
+    cases.run("kill -9 of the router", kill_router(&mut cluster)).await;
+    cases.run("SIGTERM of the router answers what it has", stop_router(&mut cluster)).await;
+    if cases.failed() {
+        println!("{}", cluster.logs(25));
+    }
+    cases.finish()
+}
+
+async fn load(cluster: &Cluster, name: &str) -> anyhow::Result<Load> {
+    let keys = cluster.ids_by_shard(name, 2).await?;
+    let load = Load::start(&cluster.http(), keys, Shape::default());
+    load.progress(20, PROGRESS_LIMIT).await?;
+    Ok(load)
+}
+
+/// Shards led by `node`; at least one, or the case would show nothing.
+async fn led_by(cluster: &Cluster, node: u64) -> anyhow::Result<BTreeSet<u32>> {
+    let limit = HEAL_LIMIT;
+    until(limit, "the node to lead a shard", || async {
+        let status = cluster.status().await?;
+        let led: BTreeSet<u32> =
+            status.shards.iter().filter(|shard| shard.leader == Some(node)).map(|shard| shard.id).collect();
+        ensure!(!led.is_empty(), "node {node} leads none of {} shards", status.shards.len());
+        Ok(led)
+    })
+    .await
+}
+
+fn tell(failures: &[Operation]) -> String {
+    let lines: Vec<String> = failures
+        .iter()
+        .take(5)
+        .map(|op| format!("shard {} {:?}..{:?} {:?}: {}", op.shard, op.start, op.end, op.result, op.detail))
+        .collect();
+    format!("{} failed:\n{}", failures.len(), lines.join("\n"))
+}
+
+/// Applied indexes of two whole moments do not go back, and all nodes are up.
+async fn caught_up(cluster: &Cluster) -> anyhow::Result<()> {
+    let before = cluster.wait_whole(HEAL_LIMIT).await?;
+    let after = cluster.status().await?;
+    for (before, after) in before.shards.iter().zip(&after.shards) {
+        ensure!(
+            before.applied_index <= after.applied_index,
+            "shard {} went back: {before:?} {after:?}",
+            before.id
+        );
+    }
+    Ok(())
+}
+
+async fn kill_one(cluster: &mut Cluster, node: u64) -> anyhow::Result<()> {
+    cluster.wait_whole(HEAL_LIMIT).await?;
+    let load = load(cluster, &format!("kill-{node}")).await?;
+    let led = led_by(cluster, node).await?;
+    let kill = load.history.now();
+    cluster.node_mut(node)?.kill()?;
+    load.progress(50, PROGRESS_LIMIT).await.with_context(|| cluster.logs(25))?;
+    let after = load.history.now();
+
+    let gaps = load.history.write_gaps(kill);
+    let failures = load.history.failures(kill, after);
+    let (of_led, of_others): (Vec<_>, Vec<_>) = failures.into_iter().partition(|op| led.contains(&op.shard));
+    println!(
+        "        node {node} led {led:?}; writes again after {gaps:.2?}; {} failed on its shards",
+        of_led.len()
+    );
+    let slow: Vec<_> =
+        gaps.iter().filter(|(shard, gap)| led.contains(shard) && **gap > FAILOVER_LIMIT).collect();
+
+    cluster.node_mut(node)?.launch().await?;
+    caught_up(cluster).await?;
+    load.progress(20, PROGRESS_LIMIT).await?;
+    let of_return = load.history.failures(after, load.history.now());
+    load.stop(500).await?;
+    ensure!(of_others.is_empty(), "on shards led by others: {}", tell(&of_others));
+    ensure!(of_return.is_empty(), "after failover and while the node came back: {}", tell(&of_return));
+    ensure!(slow.is_empty(), "no write within {FAILOVER_LIMIT:?}: {slow:?}");
+    Ok(())
+}
+
+async fn stop_one(cluster: &mut Cluster, node: u64) -> anyhow::Result<()> {
+    cluster.wait_whole(HEAL_LIMIT).await?;
+    let load = load(cluster, &format!("stop-{node}")).await?;
+    led_by(cluster, node).await?;
+    let begin = load.history.now();
+    let status = cluster.node_mut(node)?.terminate().await?;
+    let ended = load.history.now();
+    load.progress(30, PROGRESS_LIMIT).await?;
+    cluster.node_mut(node)?.launch().await?;
+    caught_up(cluster).await?;
+    load.progress(30, PROGRESS_LIMIT).await?;
+    let failures = load.history.failures(begin, load.history.now());
+    let longest = load.history.longest_gaps(begin).into_values().max().unwrap_or_default();
+    println!("        stopped in {:.2?}, longest gap between writes of a shard {longest:.2?}", ended - begin);
+    load.stop(500).await?;
+    check_eq!(status.code(), Some(0), "exit code");
+    ensure!(failures.is_empty(), "{}", tell(&failures));
+    Ok(())
+}
+
+/// All at once: no node alone can be ready before another is up.
+async fn launch_all(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let launches = cluster.nodes.iter_mut().filter(|node| !node.running()).map(|node| node.launch());
+    for launched in futures::future::join_all(launches).await {
+        launched?;
+    }
+    Ok(())
+}
+
+async fn kill_all(cluster: &mut Cluster, round: u32) -> anyhow::Result<()> {
+    cluster.wait_whole(HEAL_LIMIT).await?;
+    let load = load(cluster, &format!("all-{round}")).await?;
+    for node in &mut cluster.nodes {
+        node.kill()?;
+    }
+    launch_all(cluster).await?;
+    load.progress(30, PROGRESS_LIMIT).await.with_context(|| cluster.logs(25))?;
+    caught_up(cluster).await?;
+    load.stop(300).await?;
+    Ok(())
+}
+
+async fn stop_all(cluster: &mut Cluster) -> anyhow::Result<()> {
+    cluster.wait_whole(HEAL_LIMIT).await?;
+    let load = load(cluster, "stop-all").await?;
+    let stops = cluster.nodes.iter_mut().map(|node| node.terminate());
+    for stopped in futures::future::join_all(stops).await {
+        check_eq!(stopped?.code(), Some(0), "exit code");
+    }
+    launch_all(cluster).await?;
+    load.progress(30, PROGRESS_LIMIT).await.with_context(|| cluster.logs(25))?;
+    caught_up(cluster).await?;
+    load.stop(300).await?;
+    Ok(())
+}
+
+/// A call that can be made again, with its idempotency key.
+type MakeCall = Box<dyn Fn(&Http) -> Call<'_> + Sync>;
+
+/// Sends the same call until it is answered for good.
+async fn settled(http: &Http, call: &MakeCall) -> anyhow::Result<Answer> {
+    until(PROGRESS_LIMIT, "an answer", || async {
+        let answer = call(http).send().await?;
+        ensure!(answer.status < 500, "{answer}");
+        Ok(answer)
+    })
+    .await
+}
+
+async fn replay(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let caught = cluster.wait_whole(HEAL_LIMIT).await?;
+    let http = cluster.http();
+    http.create_collection("replay", &json!({"sortKey": true})).await?;
+    for node in caught.nodes.iter().map(|node| node.id) {
+        cluster.wait_whole(HEAL_LIMIT).await?;
+        led_by(cluster, node).await?;
+        let id = {
+            let led = led_by(cluster, node).await?;
+            let ids = cluster.ids_by_shard(&format!("replay-{node}"), 1).await?;
+            let of_led =
+                ids.iter().find(|(shard, _)| led.contains(shard)).and_then(|(_, ids)| ids.first().cloned());
+            of_led.context("no id in a shard of the node")?
+        };
+        let calls: Vec<MakeCall> = vec![
+            {
+                let id = id.clone();
+                Box::new(move |http| http.post("/v1/users", &json!({"id": id, "v": 0})).key("post"))
+            },
+            {
+                let path = format!("/v1/users/{id}");
+                Box::new(move |http| http.patch(&path, &json!({"v": 1})).key("patch"))
+            },
+            {
+                let path = format!("/v1/replay/{id}/a");
+                Box::new(move |http| {
+                    http.put(&path, &json!({"v": 1})).header("if-none-match", "*").key("put")
+                })
+            },
+            {
+                let path = format!("/v1/replay/{id}/b");
+                Box::new(move |http| http.patch(&path, &json!({"v": 1})).key("missing"))
+            },
+            {
+                let path = format!("/v1/partitions/{id}:transact");
+                let ops = json!({"ops": [{"collection": "replay", "sort": "b", "put": {"v": 1}, "ifAbsent": true}]});
+                Box::new(move |http| http.post(&path, &ops).key("transact"))
+            },
+            {
+                let path = format!("/v1/replay/{id}/a");
+                Box::new(move |http| http.delete(&path).key("delete"))
+            },
+        ];
+        let mut first = Vec::new();
+        for call in &calls {
+            first.push(call(&http).send().await?);
+        }
+        let statuses: Vec<u16> = first.iter().map(|answer| answer.status).collect();
+        check_eq!(statuses, [201, 200, 201, 404, 200, 204]);
+        let before = http.get(&format!("/v1/users/{id}")).expect(200).await?;
+        check_eq!(before.need(headers::NODE)?, node.to_string(), "the leader that answered");
+        cluster.node_mut(node)?.kill()?;
+        for (call, first) in calls.iter().zip(&first) {
+            let again = settled(&http, call).await?;
+            check_eq!(again.status, first.status, "{}", first.what);
+            check_eq!(again.header("etag"), first.header("etag"), "ETag of {}", first.what);
+            let texts = (String::from_utf8_lossy(&again.body), String::from_utf8_lossy(&first.body));
+            check_eq!(texts.0, texts.1, "body of {}", first.what);
+        }
+        let after = http.get(&format!("/v1/users/{id}")).expect(200).await?;
+        check_eq!(after.etag()?, before.etag()?, "the document's version");
+        ensure!(after.need(headers::NODE)? != before.need(headers::NODE)?, "a dead node answered");
+        check_eq!(http.document(&format!("/v1/replay/{id}/a")).await?, None, "the deleted item");
+        cluster.node_mut(node)?.launch().await?;
+    }
+    Ok(())
+}
+
+async fn counters(cluster: &mut Cluster) -> anyhow::Result<()> {
+    const CALLERS: u64 = 3;
+    const EACH: u64 = 60;
+    cluster.wait_whole(HEAL_LIMIT).await?;
+    let http = cluster.http();
+    let ids = cluster.ids_by_shard("counter", 1).await?;
+    let paths: Vec<String> = ids.values().flatten().map(|id| format!("/v1/users/{id}")).collect();
+    for path in &paths {
+        http.put(path, &json!({"count": 0})).expect(201).await?;
+    }
+    let tasks = TaskTracker::new();
+    let mut running = Vec::new();
+    for path in &paths {
+        for caller in 0..CALLERS {
+            let (http, path) = (http.clone(), path.clone());
+            running.push(tasks.spawn(async move {
+                let mut resends = 0;
+                for number in 0..EACH {
+                    resends +=
+                        increment(&http, &path, &format!("c{caller}-{number}"), PROGRESS_LIMIT).await?;
+                }
+                anyhow::Ok(resends)
+            }));
+        }
+    }
+    let start = Instant::now();
+    let mut kills = 0;
+    for node in [1, 2, 3, 1, 2, 3] {
+        if running.iter().all(|task| task.is_finished()) && kills >= 2 {
+            break;
+        }
+        cluster.node_mut(node)?.kill()?;
+        kills += 1;
+        cluster.node_mut(node)?.launch().await?;
+        cluster.wait_whole(HEAL_LIMIT).await?;
+    }
+    let mut resends = 0;
+    for task in running {
+        resends += task.await??;
+    }
+    println!("        {kills} kills, {resends} resends in {:.1?}", start.elapsed());
+    for path in &paths {
+        let count = http.document(path).await?.context("gone")?["count"].as_u64();
+        check_eq!(count, Some(CALLERS * EACH), "{path}");
+    }
+    Ok(())
+}
+
+async fn kill_router(cluster: &mut Cluster) -> anyhow::Result<()> {
+    cluster.wait_whole(HEAL_LIMIT).await?;
+    let load = load(cluster, "router").await?;
+    for _ in 0..3 {
+        cluster.router.kill()?;
+        cluster.router.launch().await?;
+        load.progress(20, PROGRESS_LIMIT).await?;
+    }
+    load.stop(300).await?;
+    Ok(())
+}
+
+async fn stop_router(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let load = load(cluster, "router-stop").await?;
+    let begin = load.history.now();
+    let status = cluster.router.terminate().await?;
+    check_eq!(status.code(), Some(0), "exit code");
+    cluster.router.launch().await?;
+    load.progress(20, PROGRESS_LIMIT).await?;
+    // What was accepted is answered: a call may only fail by not being accepted.
+    let broken: Vec<Operation> = load
+        .history
+        .failures(begin, load.history.now())
+        .into_iter()
+        .filter(|op| op.result == jepsen_tests::history::End::Unknown)
+        .collect();
+    load.stop(300).await?;
+    ensure!(broken.is_empty(), "accepted and not answered: {}", tell(&broken));
+    Ok(())
+}
