@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use borough_proto::{GroupId, NodeId, ReplicaId, wire};
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::raft::message::TransferLeaderRequest;
+use openraft::raft::TransferLeaderRequest;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
+use openraft::async_runtime::WatchReceiver;
 use openraft::{ChangeMembers, Raft, ReadPolicy, ServerState};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -184,7 +185,7 @@ impl Group {
     /// What this replica knows of its group now.
     pub fn view(&self) -> GroupView {
         let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
         let leader_node =
             metrics.current_leader.and_then(|leader| membership.get_node(&leader)).map(|member| member.node);
@@ -201,7 +202,7 @@ impl Group {
 
     pub fn is_leader(&self) -> bool {
         let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         metrics.state == ServerState::Leader && metrics.current_leader == Some(self.replica.get())
     }
 
@@ -212,7 +213,7 @@ impl Group {
 
     /// Why the group stopped, when it did: a storage error is fatal to it.
     pub fn failure(&self) -> Option<String> {
-        self.raft.metrics().borrow().running_state.as_ref().err().map(ToString::to_string)
+        self.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
     }
 
     /// Brings the membership to exactly `voters`: adds learners, waits until they are caught up, changes
@@ -252,7 +253,7 @@ impl Group {
 
     fn not_caught_up(&self, wanted: &BTreeSet<u64>, current: &BTreeSet<u64>) -> Option<String> {
         let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         let last = metrics.last_log_index.unwrap_or(0);
         let replication = metrics.replication.as_ref()?;
         wanted.difference(current).find_map(|replica| {
@@ -276,7 +277,7 @@ impl Group {
     /// The voter that has most of the log, other than this replica: the best next leader.
     pub fn best_follower(&self) -> Option<ReplicaId> {
         let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
+        let metrics = metrics.borrow_watched();
         let replication = metrics.replication.as_ref()?;
         let voters = metrics.membership_config.membership().voter_ids();
         voters
@@ -379,7 +380,7 @@ impl Group {
 
     /// Position of the last applied entry: (term, index).
     pub fn applied(&self) -> Option<(u64, u64)> {
-        self.raft.metrics().borrow().last_applied.as_ref().map(parts)
+        self.raft.metrics().borrow_watched().last_applied.as_ref().map(parts)
     }
 }
 

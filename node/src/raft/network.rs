@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use borough_proto::{GroupId, NodeId, ReplicaId, wire};
 use openraft::errors::{
-    RPCError, RemoteError, ReplicationClosed, StreamingError, Unreachable,
+    RPCError, ReplicationClosed, StreamingError, Unreachable,
 };
 use openraft::network::{Backoff, RPCOption};
-use openraft::raft::message::{TransferLeaderRequest, TransferLeaderResponse};
+use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
@@ -205,7 +205,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         };
         match self.call(Body::Transfer(request), &option).await? {
             Body::TransferReply(reply) if reply.accepted => Ok(Ok(())),
-            Body::TransferReply(_) => Ok(Err(openraft::raft::message::TransferLeaderError::LogNotFlushed {
+            Body::TransferReply(_) => Ok(Err(openraft::raft::TransferLeaderError::LogNotFlushed {
                 expected: req.last_log_id().copied(),
                 actual: None,
             })),

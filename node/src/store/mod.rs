@@ -13,7 +13,7 @@ mod memory;
 mod open;
 mod sled;
 mod slots;
-mod snapshot;
+pub mod snapshot;
 #[cfg(test)]
 mod tests;
 mod value;
