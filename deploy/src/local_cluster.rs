@@ -20,7 +20,7 @@ mod layout;
 mod node;
 mod router;
 
-pub use layout::{Identity, Layout, Runtime};
+pub use layout::{Identity, Layout, Ports, Runtime, node_dir, read_identity, read_runtime, replace_json};
 pub use node::LocalNode;
 pub use router::LocalRouter;
 

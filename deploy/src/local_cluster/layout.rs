@@ -2,7 +2,6 @@
 //! and the two small files that each node writes about itself.
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -42,8 +41,9 @@ pub struct Identity {
 #[serde(rename_all = "camelCase")]
 pub struct Runtime {
     pub pid: u32,
-    pub addr: SocketAddr,
-    pub admin: SocketAddr,
+    /// gRPC, as others use it.
+    pub addr: String,
+    pub admin: String,
 }
 
 impl Layout {
