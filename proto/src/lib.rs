@@ -7,6 +7,8 @@
 pub mod cluster_map;
 pub mod document;
 pub mod error;
+#[cfg(feature = "exchange")]
+pub mod exchange;
 pub mod http_api;
 pub mod id;
 pub mod key;
