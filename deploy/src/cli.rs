@@ -1,13 +1,13 @@
 //! The command line: names, options, help. It decides nothing; the modules beside it do.
 
-
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 mod data;
 mod service;
 
 pub use data::{
-    CollectionCommand, CreateArgs, DeleteArgs, ExportArgs, GetArgs, ImportArgs, ListArgs, PatchArgs, PutArgs,
+    CollectionCommand, CreateArgs, DeleteArgs, ExportArgs, GetArgs, ImportArgs, Key, ListArgs, PatchArgs,
+    PutArgs, WriteArgs,
 };
 pub use service::{DevArgs, NodeArgs, RouterArgs};
 
@@ -201,7 +201,13 @@ mod tests {
                 panic!("{line}: {error}");
             }
         }
-        for line in ["borough", "borough nosuch", "borough get users", "borough put users 1 {} --if-match e1 --if-absent", "borough cluster init --node a:1 --shards 0"] {
+        for line in [
+            "borough",
+            "borough nosuch",
+            "borough get users",
+            "borough put users 1 {} --if-match e1 --if-absent",
+            "borough cluster init --node a:1 --shards 0",
+        ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");
         }

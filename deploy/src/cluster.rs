@@ -27,14 +27,16 @@ pub async fn init(args: InitArgs) -> Result<()> {
     let url = if args.node.contains("://") { args.node.clone() } else { format!("http://{}", args.node) };
     let request = wire::InitRequest { shards: args.shards, replicas: args.replicas };
     let call = async {
-        let mut node = ClusterClient::connect(url).await.with_context(|| format!("connect to {}", args.node))?;
+        let mut node =
+            ClusterClient::connect(url).await.with_context(|| format!("connect to {}", args.node))?;
         match node.init(request).await {
             Ok(reply) => Ok(reply.into_inner()),
             Err(status) => bail!("initialise the cluster on {}: {}", args.node, status.message()),
         }
     };
     let reply = tokio::time::timeout(INIT_TIMEOUT, call);
-    let reply = reply.await.with_context(|| format!("no answer from {} within {INIT_TIMEOUT:?}", args.node))??;
+    let reply =
+        reply.await.with_context(|| format!("no answer from {} within {INIT_TIMEOUT:?}", args.node))??;
     print(&format!("{}\n", reply.cluster_id))
 }
 
@@ -87,8 +89,19 @@ fn new_table(header: &[&str], numbers: std::ops::Range<usize>) -> Table {
 }
 
 fn nodes(status: &ClusterStatus) -> String {
-    let header =
-        ["node", "address", "zone", "state", "version", "replicas", "leaders", "keys", "bytes", "disk free", "hits"];
+    let header = [
+        "node",
+        "address",
+        "zone",
+        "state",
+        "version",
+        "replicas",
+        "leaders",
+        "keys",
+        "bytes",
+        "disk free",
+        "hits",
+    ];
     let mut table = new_table(&header, 5..11);
     for node in &status.nodes {
         table.add_row(vec![
@@ -109,7 +122,8 @@ fn nodes(status: &ClusterStatus) -> String {
 }
 
 fn shards(status: &ClusterStatus) -> String {
-    let header = ["shard", "from", "epoch", "leader", "replicas", "state", "keys", "bytes", "reads/s", "writes/s"];
+    let header =
+        ["shard", "from", "epoch", "leader", "replicas", "state", "keys", "bytes", "reads/s", "writes/s"];
     let mut table = new_table(&header, 6..10);
     for shard in &status.shards {
         let [first, _] = &shard.range;
@@ -159,8 +173,17 @@ mod tests {
         let status = ClusterStatus {
             cluster_id: "c-1".to_owned(),
             nodes: vec![NodeStatus { id: 1, addr: "10.0.0.1:7070".to_owned(), ..NodeStatus::default() }],
-            shards: vec![ShardStatus { id: 7, replicas: vec![1, 2], learners: vec![3], ..ShardStatus::default() }],
-            operations: vec![OperationStatus { id: "op-9".to_owned(), moves_total: 16, ..OperationStatus::default() }],
+            shards: vec![ShardStatus {
+                id: 7,
+                replicas: vec![1, 2],
+                learners: vec![3],
+                ..ShardStatus::default()
+            }],
+            operations: vec![OperationStatus {
+                id: "op-9".to_owned(),
+                moves_total: 16,
+                ..OperationStatus::default()
+            }],
             ..ClusterStatus::default()
         };
         let text = table(&status);

@@ -113,7 +113,9 @@ fn lock(dir: &Path) -> Result<File> {
         Err(std::fs::TryLockError::WouldBlock) => {
             bail!("another `borough dev` runs in {}; stop it or give another --data-dir", dir.display())
         }
-        Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(|| format!("lock {}", path.display())),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("lock {}", path.display()))
+        }
     }
 }
 
@@ -169,7 +171,8 @@ enum Child {
 
 fn watch_list(cluster: &LocalCluster) -> Vec<Watched> {
     let children = cluster.nodes().into_iter().map(|node| Child::Node(node.number())).chain([Child::Router]);
-    let watched = |child| Watched { child, told: false, started: Instant::now(), pause: PAUSE_MIN, again_at: None };
+    let watched =
+        |child| Watched { child, told: false, started: Instant::now(), pause: PAUSE_MIN, again_at: None };
     children.map(watched).collect()
 }
 
@@ -241,12 +244,15 @@ mod tests {
         for name in ["node-1", "node-12", "node-x", "other"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
-        for name in ["node-1.log", "router.log", "layout.json", "dev.json", "node-1/file", "notes.log", "other/file"] {
+        for name in
+            ["node-1.log", "router.log", "layout.json", "dev.json", "node-1/file", "notes.log", "other/file"]
+        {
             std::fs::write(dir.path().join(name), "x").unwrap();
         }
         clear(dir.path()).unwrap();
         let entries = std::fs::read_dir(dir.path()).unwrap();
-        let mut left: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut left: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         left.sort();
         assert_eq!(left, ["node-x", "notes.log", "other"]);
     }

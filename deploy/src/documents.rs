@@ -234,7 +234,10 @@ mod tests {
         let path = dir.path().join("d.json");
         std::fs::write(&path, " { \"n\" : 1.00 } \n").unwrap();
         assert_eq!(json(&format!("@{}", path.display())).unwrap().get(), "{ \"n\" : 1.00 }");
-        assert_eq!(json("{\"a\": 12345678901234567890123}").unwrap().get(), "{\"a\": 12345678901234567890123}");
+        assert_eq!(
+            json("{\"a\": 12345678901234567890123}").unwrap().get(),
+            "{\"a\": 12345678901234567890123}"
+        );
         assert!(json("{a}").is_err());
     }
 

@@ -29,7 +29,7 @@ use crate::shutdown;
 mod lines;
 mod progress;
 
-use lines::{Bad, Batch, Document, Key, Position, Rule};
+use lines::{Bad, Batch, Document, Key, Rule};
 use progress::{Acknowledged, Ledger, Progress};
 
 /// Time for one request, the client's own retries included.
@@ -49,7 +49,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 pub async fn run(args: ImportArgs) -> Result<()> {
     // Without keys of their own: a put that is sent twice leaves what it leaves once, and a
     // remembered answer for each of millions of documents would outgrow them.
-    let client = Client::builder().router(&args.target.router).deadline(REQUEST_DEADLINE).idempotency_keys(false);
+    let client =
+        Client::builder().router(&args.target.router).deadline(REQUEST_DEADLINE).idempotency_keys(false);
     let client = client.build()?;
     let cluster = client.admin().status().await.context("ask the router for the cluster")?.cluster_id;
     prepare(&client, &args).await?;
@@ -67,9 +68,19 @@ pub async fn run(args: ImportArgs) -> Result<()> {
         None => lines::read(std::io::stdin().lock(), start, &rule, &sender),
     });
     let bar = bar(source.bytes);
-    let mut import = Import { client, collection: args.collection.clone(), ledger, bar, started: Instant::now(), sent: 0, documents: 0 };
+    let mut import = Import {
+        client,
+        collection: args.collection.clone(),
+        ledger,
+        bar,
+        started: Instant::now(),
+        sent: 0,
+        documents: 0,
+    };
     let complete = import.pump(batches, usize::from(args.concurrency), stop).await;
-    import.finish(complete, || async { reader.await.context("the reader failed")?.context("read the file") }).await
+    import
+        .finish(complete, || async { reader.await.context("the reader failed")?.context("read the file") })
+        .await
 }
 
 /// The collection as the options need it, created when it is missing.
@@ -160,7 +171,9 @@ impl Import {
         let mut ended = Ended::AllSent;
         let mut save = tokio::time::interval(SAVE_EVERY);
         loop {
-            if let Some(batch) = held.take_if(|batch| batch.documents.iter().all(|d| !keys.contains(&hasher.hash_one(&d.key)))) {
+            if let Some(batch) =
+                held.take_if(|batch| batch.documents.iter().all(|d| !keys.contains(&hasher.hash_one(&d.key))))
+            {
                 keys.extend(batch.documents.iter().map(|document| hasher.hash_one(&document.key)));
                 let (client, collection, number) = (&client, &collection, sequence);
                 in_flight.push(Box::pin(async move {
@@ -216,7 +229,11 @@ impl Import {
         self.bar.set_message(format!("{} documents", HumanCount(progress.written)));
     }
 
-    async fn finish<F: Future<Output = Result<()>>>(self, ended: Ended, reader: impl FnOnce() -> F) -> Result<()> {
+    async fn finish<F: Future<Output = Result<()>>>(
+        self,
+        ended: Ended,
+        reader: impl FnOnce() -> F,
+    ) -> Result<()> {
         self.bar.finish_and_clear();
         let ended = match ended {
             // A file that breaks off in the middle has not been imported.
@@ -265,7 +282,8 @@ async fn write(client: &Client, collection: &str, documents: &[Document]) -> Res
             // Whatever it is about one of them, it must not keep the others out.
             Err(error) if pending.len() > 1 && matches!(error, Error::Invalid(_)) => {
                 for document in std::mem::take(&mut pending) {
-                    refused.extend(Box::pin(write(client, collection, std::slice::from_ref(document))).await?);
+                    refused
+                        .extend(Box::pin(write(client, collection, std::slice::from_ref(document))).await?);
                 }
                 None
             }
@@ -321,7 +339,9 @@ fn sort_out(
                 fault = Some(error);
             }
             Some(Err(error)) => refused.push(bad(document, &error)),
-            None => refused.push(Bad { line: document.line, why: "the answer does not mention it".to_owned() }),
+            None => {
+                refused.push(Bad { line: document.line, why: "the answer does not mention it".to_owned() })
+            }
         }
     }
     *pending = later;

@@ -161,7 +161,8 @@ impl LocalCluster {
         let request = wire::InitRequest { shards: options.shards, replicas: options.replicas };
         loop {
             let url = format!("http://{}", node.addr());
-            let answer = async { Ok::<_, anyhow::Error>(ClusterClient::connect(url).await?.init(request).await) };
+            let answer =
+                async { Ok::<_, anyhow::Error>(ClusterClient::connect(url).await?.init(request).await) };
             match answer.await {
                 Ok(Ok(_)) => return Ok(()),
                 Ok(Err(status)) if status.code() == tonic::Code::AlreadyExists => return Ok(()),

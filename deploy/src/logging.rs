@@ -14,7 +14,8 @@ use crate::exit::Failure;
 pub fn init(args: &LogArgs, default_filter: &str) -> Result<(), Failure> {
     let inherited = || std::env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
     let text = args.log.clone().or_else(inherited).unwrap_or_else(|| default_filter.to_owned());
-    let filter = EnvFilter::try_new(&text).map_err(|error| Failure::Usage(format!("--log {text:?}: {error}")))?;
+    let filter =
+        EnvFilter::try_new(&text).map_err(|error| Failure::Usage(format!("--log {text:?}: {error}")))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let set = match args.log_format {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

@@ -121,7 +121,8 @@ impl Process {
         command.envs(launch.env.iter().map(|(name, value)| (name, value)));
         // A group of its own: Ctrl-C in the terminal is for the parent, who stops its children in order.
         command.process_group(0);
-        let child = spawn(command).map_err(|source| ProcessError::Spawn { binary: launch.binary.clone(), source })?;
+        let child =
+            spawn(command).map_err(|source| ProcessError::Spawn { binary: launch.binary.clone(), source })?;
         let pid = child.id();
         *state = State { child: Some(child), ended: None };
         Ok(pid)

@@ -44,9 +44,9 @@ pub async fn router(args: RouterArgs) -> Result<(), Failure> {
 
 fn follow(parent: Option<u32>) -> Result<(), Failure> {
     match parent {
-        Some(parent) if !die_with_parent(parent) => {
-            Err(Failure::Failed(anyhow::anyhow!("the process {parent}, which was to be followed, is not the parent")))
-        }
+        Some(parent) if !die_with_parent(parent) => Err(Failure::Failed(anyhow::anyhow!(
+            "the process {parent}, which was to be followed, is not the parent"
+        ))),
         Some(_) | None => Ok(()),
     }
 }

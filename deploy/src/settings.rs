@@ -40,6 +40,14 @@ impl Settings for borough_node::Config {
     }
 }
 
+impl Settings for borough_router::Config {
+    const SERVICE: &'static str = "router";
+
+    fn cross_field_faults(&self) -> Vec<String> {
+        Self::cross_field_faults(self)
+    }
+}
+
 /// A value given on the command line.
 #[derive(Debug, Clone)]
 pub struct Flag {
@@ -217,7 +225,9 @@ fn flatten(prefix: &str, dict: Dict, defaults: &Dict, origin: &str, leaves: &mut
     for (name, value) in dict {
         let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
         match (value, defaults.get(&name)) {
-            (Value::Dict(_, inner), Some(Value::Dict(_, known))) => flatten(&key, inner, known, origin, leaves),
+            (Value::Dict(_, inner), Some(Value::Dict(_, known))) => {
+                flatten(&key, inner, known, origin, leaves)
+            }
             (value, _) => leaves.push(Leaf { key, readings: vec![value], origin: origin.to_owned() }),
         }
     }

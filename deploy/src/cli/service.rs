@@ -33,7 +33,9 @@ pub struct DevArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  borough node --data-dir /var/lib/borough --join 10.0.0.1:7070,10.0.0.2:7070")]
+#[command(
+    after_help = "Example:\n  borough node --data-dir /var/lib/borough --join 10.0.0.1:7070,10.0.0.2:7070"
+)]
 pub struct NodeArgs {
     /// Belongs to one node of one cluster
     #[arg(long, value_name = "DIR")]
@@ -61,7 +63,9 @@ pub struct NodeArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  borough router --listen 0.0.0.0:8080 --nodes 10.0.0.1:7070,10.0.0.2:7070")]
+#[command(
+    after_help = "Example:\n  borough router --listen 0.0.0.0:8080 --nodes 10.0.0.1:7070,10.0.0.2:7070"
+)]
 pub struct RouterArgs {
     /// HTTP: the REST API, /livez, /readyz, /metrics
     #[arg(long, value_name = "ADDR")]
@@ -116,7 +120,11 @@ impl ServiceArgs {
     fn flags(&self) -> Vec<Flag> {
         let flag = |pair: &String| {
             let (key, text) = pair.split_once('=').unwrap_or((pair, ""));
-            Flag { name: "--set".to_owned(), key: key.trim().to_owned(), value: FlagValue::Text(text.to_owned()) }
+            Flag {
+                name: "--set".to_owned(),
+                key: key.trim().to_owned(),
+                value: FlagValue::Text(text.to_owned()),
+            }
         };
         self.set.iter().map(flag).collect()
     }

@@ -70,7 +70,12 @@ pub struct Batch {
 ///
 /// # Errors
 /// Of `input`.
-pub fn read(mut input: impl BufRead, start: Position, rule: &Rule, batches: &mpsc::Sender<Batch>) -> io::Result<()> {
+pub fn read(
+    mut input: impl BufRead,
+    start: Position,
+    rule: &Rule,
+    batches: &mpsc::Sender<Batch>,
+) -> io::Result<()> {
     let mut filling = Filling::new(start);
     let mut position = start;
     let mut line = Vec::new();
@@ -257,7 +262,9 @@ fn scalar(json: &str) -> Result<String, String> {
         return serde_json::from_str(json).map_err(|error| error.to_string());
     }
     let integer = json.parse::<i64>().map(|number| number.to_string());
-    integer.or_else(|_| json.parse::<u64>().map(|number| number.to_string())).map_err(|_| json.chars().take(40).collect())
+    integer
+        .or_else(|_| json.parse::<u64>().map(|number| number.to_string()))
+        .map_err(|_| json.chars().take(40).collect())
 }
 
 /// Whether a field's name is that of the id, of the sort key.

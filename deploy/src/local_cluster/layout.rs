@@ -79,7 +79,8 @@ impl Layout {
             self.router_port = free_port(&self.taken())?;
         }
         // Directories that somebody added by hand are nodes of this cluster too.
-        let found = (1..).take_while(|number| read_identity(&node_dir(&options.data_dir, *number)).is_some()).count();
+        let found =
+            (1..).take_while(|number| read_identity(&node_dir(&options.data_dir, *number)).is_some()).count();
         while self.nodes.len() < options.nodes.max(found) {
             self.add_node()?;
         }

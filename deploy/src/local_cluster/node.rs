@@ -188,6 +188,12 @@ impl LocalNode {
         }
         args.extend(options.node_args.iter().chain(&extra.args).map(OsString::from));
         let env = options.env.iter().chain(&extra.env).cloned().collect();
-        Launch { binary: options.binary.clone(), args, env, env_removed: Shared::env_removed(), log: self.log() }
+        Launch {
+            binary: options.binary.clone(),
+            args,
+            env,
+            env_removed: Shared::env_removed(),
+            log: self.log(),
+        }
     }
 }

@@ -56,7 +56,8 @@ fn a_node_added_by_hand_beside_the_others_is_counted() {
     for number in 1..=4 {
         let node = layout::node_dir(dir.path(), number);
         std::fs::create_dir(&node).unwrap();
-        std::fs::write(node.join("identity.json"), format!(r#"{{"clusterId":"c","node":{number}}}"#)).unwrap();
+        std::fs::write(node.join("identity.json"), format!(r#"{{"clusterId":"c","node":{number}}}"#))
+            .unwrap();
     }
     let mut layout = Layout::default();
     layout.complete(&mut Options::new("borough", dir.path())).unwrap();

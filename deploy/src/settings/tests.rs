@@ -25,8 +25,9 @@ fn faults(sources: &Sources) -> Vec<String> {
 
 #[test]
 fn later_sources_win_key_by_key() {
-    let (_dir, path) =
-        file("data-dir = \"/file\"\nzone = \"file\"\n[raft]\nheartbeat = \"111ms\"\nsuspect-after = \"4s\"\n");
+    let (_dir, path) = file(
+        "data-dir = \"/file\"\nzone = \"file\"\n[raft]\nheartbeat = \"111ms\"\nsuspect-after = \"4s\"\n",
+    );
     let sources = Sources {
         file: Some(path),
         environment: environment(&[
@@ -51,8 +52,9 @@ fn later_sources_win_key_by_key() {
 
 #[test]
 fn all_faults_of_all_sources_are_reported_together() {
-    let (_dir, path) =
-        file("zoen = \"a\"\ncache-bytes = \"many\"\n[raft]\nheartbeat = \"1ms\"\nhartbeat = \"1s\"\n[log]\nsegment-bytes = 5\n");
+    let (_dir, path) = file(
+        "zoen = \"a\"\ncache-bytes = \"many\"\n[raft]\nheartbeat = \"1ms\"\nhartbeat = \"1s\"\n[log]\nsegment-bytes = 5\n",
+    );
     let sources = Sources {
         file: Some(path.clone()),
         environment: environment(&[
@@ -138,11 +140,8 @@ fn the_example_file_equals_the_defaults_with_its_comments_taken_off() {
     let plain = load_text(text);
     assert_eq!(defaults_but_data_dir(&plain), defaults_but_data_dir(&Config::default()));
     // Every setting is shown, commented out, with its default.
-    let shown: String = text
-        .lines()
-        .map(|line| line.strip_prefix("#: ").unwrap_or(line))
-        .collect::<Vec<_>>()
-        .join("\n");
+    let shown: String =
+        text.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
     assert_eq!(defaults_but_data_dir(&load_text(&shown)), defaults_but_data_dir(&Config::default()));
     let table: toml::Table = shown.parse().unwrap();
     let mut leaves = Vec::new();
