@@ -13,6 +13,8 @@ use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use crate::cli::{DeleteArgs, ExportArgs, GetArgs, Key, ListArgs, PatchArgs, PutArgs, Target};
 use crate::exit::print;
 
+/// Of one call, its retries included: longer than an election, short for a person.
+const DEADLINE: Duration = Duration::from_secs(5);
 /// Documents asked for at a time.
 const PAGE: u32 = 1000;
 
@@ -21,7 +23,7 @@ const PAGE: u32 = 1000;
 /// # Errors
 /// When that is no URL.
 pub fn client(target: &Target) -> Result<Client> {
-    Ok(Client::builder().router(&target.router).deadline(Duration::from_secs(15)).build()?)
+    Ok(Client::builder().router(&target.router).deadline(DEADLINE).build()?)
 }
 
 /// Prints a document.

@@ -38,7 +38,6 @@ const ENV_REMOVED: &[&str] = &[
     "BOROUGH_JOIN",
     "BOROUGH_NODES",
     "BOROUGH_CONFIG",
-    "BOROUGH_ENGINE",
 ];
 
 /// What to start.

@@ -89,11 +89,41 @@ fn look(cluster: &LocalCluster) -> Dev {
     Dev { router: cluster.router_url(), router_pid: cluster.router().pid(), nodes }
 }
 
-/// The process that a node's directory says it belongs to, if it is alive and a node: after a kill the
+/// The process that a node's directory says it belongs to, if it is alive and one of ours: after a kill the
 /// file is stale, and its pid may be anybody's.
 pub fn running(dir: &Path) -> Option<u32> {
     let pid = read_runtime(dir)?.pid;
-    let command = std::fs::read(format!("/proc/{pid}/cmdline"));
-    let is_node = command.map_or(true, |line| line.split(|&byte| byte == 0).any(|word| word == b"node"));
-    (is_alive(pid) && is_node).then_some(pid)
+    (is_alive(pid) && is_borough(pid)).then_some(pid)
+}
+
+/// A binary that was replaced while it runs is called `borough (deleted)`.
+fn is_borough(pid: u32) -> bool {
+    let Ok(binary) = std::fs::read_link(format!("/proc/{pid}/exe")) else { return true };
+    let own = std::env::current_exe().is_ok_and(|own| own == binary);
+    own || binary.file_name().is_some_and(|name| name.to_string_lossy().starts_with("borough"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_file_that_names_a_stranger_is_no_running_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = |pid: u32| {
+            let json = format!(r#"{{"pid":{pid},"addr":"127.0.0.1:1","admin":"127.0.0.1:2"}}"#);
+            std::fs::write(dir.path().join("runtime.json"), json).unwrap();
+            running(dir.path())
+        };
+        assert_eq!(running(dir.path()), None);
+        let own = std::process::id();
+        assert_eq!(names(own), Some(own));
+        let mut stranger = std::process::Command::new("/bin/sleep").arg("1000").spawn().unwrap();
+        let seen = names(stranger.id());
+        stranger.kill().unwrap();
+        assert_eq!(seen, None);
+        assert_eq!(names(stranger.id()), None, "a zombie");
+        stranger.wait().unwrap();
+        assert_eq!(names(stranger.id()), None);
+    }
 }

@@ -79,8 +79,7 @@ pub fn read(
     let mut filling = Filling::new(start);
     let mut position = start;
     let mut line = Vec::new();
-    loop {
-        let Some(read) = read_line(&mut input, &mut line)? else { break };
+    while let Some(read) = read_line(&mut input, &mut line)? {
         let number = position.line + 1;
         let end = Position { offset: position.offset + read.bytes, line: number };
         let text = if number == 1 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line) } else { &line };
