@@ -1,1 +1,64 @@
+//! The `borough` binary as a library: the command line, settings, and clusters of real processes.
+//!
+//! [`run`] is all of `main`; [`local_cluster`] is what `borough dev` and chaos runs share.
 
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub mod cli;
+mod cluster;
+mod collections;
+mod dev;
+mod documents;
+pub mod exit;
+mod import;
+pub mod local_cluster;
+mod logging;
+pub mod process;
+mod service;
+pub mod settings;
+mod shutdown;
+
+use cli::{Cli, ClusterCommand, Command};
+use exit::Failure;
+
+/// Parses the command line, runs the command and answers the exit code.
+pub fn run() -> ExitCode {
+    // Wrong usage ends here, with exit code 2.
+    let cli = Cli::parse();
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn start(cli: Cli) -> Result<(), Failure> {
+    let is_service = matches!(cli.command, Command::Node(_) | Command::Router(_));
+    logging::init(&cli.log, if is_service { "info" } else { "warn" })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| anyhow::Error::new(error).context("start the runtime"))?;
+    let done = runtime.block_on(Box::pin(dispatch(cli.command)));
+    // Services have ended in order by now; a thread that still reads stdin would be waited for in vain.
+    runtime.shutdown_background();
+    done
+}
+
+async fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Node(args) => return service::node(args).await,
+        Command::Router(args) => return service::router(args).await,
+        Command::Dev(args) => dev::run(args).await,
+        Command::Cluster(ClusterCommand::Init(args)) => cluster::init(args).await,
+        Command::Cluster(ClusterCommand::Status(args)) => cluster::status(args).await,
+        Command::Collection(command) => collections::run(command).await,
+        Command::Get(args) => documents::get(args).await,
+        Command::Put(args) => documents::put(args).await,
+        Command::Patch(args) => documents::patch(args).await,
+        Command::Delete(args) => documents::delete(args).await,
+        Command::List(args) => documents::list(args).await,
+        Command::Import(args) => import::run(args).await,
+        Command::Export(args) => documents::export(args).await,
+    }
+    .map_err(Failure::Failed)
+}

@@ -1,0 +1,215 @@
+//! The command line: names, options, help. It decides nothing; the modules beside it do.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+mod data;
+mod service;
+
+pub use data::{
+    CollectionCommand, CreateArgs, DeleteArgs, ExportArgs, GetArgs, ImportArgs, Key, ListArgs, PatchArgs,
+    PutArgs, WriteArgs,
+};
+pub use service::{DevArgs, NodeArgs, RouterArgs};
+
+/// A sharded, Raft-replicated store for user data with its cache inside.
+#[derive(Debug, Parser)]
+#[command(
+    name = "borough",
+    version,
+    propagate_version = true,
+    disable_help_subcommand = true,
+    after_help = "Example:\n  borough dev",
+    after_long_help = "Settings: defaults < TOML file < BOROUGH_* environment < flags.\n\
+        Exit codes: 0 done; 1 failed; 2 usage; 74 data directory cannot be used; 78 bad configuration.\n\n\
+        Example:\n  borough dev"
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+    #[command(flatten)]
+    pub log: LogArgs,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// How logs are written to stderr
+    #[arg(long, global = true, env = "BOROUGH_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// What is logged, for example `info,borough_node=debug`
+    #[arg(long, global = true, env = "BOROUGH_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// Which router a command talks to.
+#[derive(Debug, Clone, Args)]
+pub struct Target {
+    /// The router
+    #[arg(long, env = "BOROUGH_ROUTER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub router: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Nodes and a router on this machine, as real processes
+    Dev(DevArgs),
+    /// Run a node
+    Node(NodeArgs),
+    /// Run a router
+    Router(RouterArgs),
+    /// Create a cluster, look at it
+    #[command(subcommand, after_help = "Example:\n  borough cluster status --watch")]
+    Cluster(ClusterCommand),
+    /// Create, look at and delete collections
+    #[command(subcommand, after_help = "Example:\n  borough collection create posts --sort-key")]
+    Collection(CollectionCommand),
+    /// Read a document
+    Get(GetArgs),
+    /// Write a document
+    Put(PutArgs),
+    /// Merge a patch into a document
+    Patch(PatchArgs),
+    /// Delete a document
+    Delete(DeleteArgs),
+    /// List documents, one a line
+    List(ListArgs),
+    /// Write the documents of an NDJSON file, in parallel and resumable
+    Import(ImportArgs),
+    /// Write all documents of a collection to stdout as NDJSON
+    Export(ExportArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Create the cluster, once, ever; a second time is refused
+    Init(InitArgs),
+    /// Nodes, shards and operations
+    Status(StatusArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  borough cluster init --node 10.0.0.1:7070 --shards 64")]
+pub struct InitArgs {
+    /// gRPC address of a node without data
+    #[arg(long, value_name = "ADDR")]
+    pub node: String,
+    /// Into how many shards the hash space is cut
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=i64::from(borough_proto::limits::SHARDS_MAX)))]
+    pub shards: u32,
+    /// How many replicas a shard gets once there are nodes enough
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(borough_proto::limits::REPLICAS_MAX)))]
+    pub replicas: u32,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  borough cluster status --json")]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub target: Target,
+    /// The status document as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Again every second, until interrupted
+    #[arg(long)]
+    pub watch: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn each(command: &clap::Command, check: &mut impl FnMut(&clap::Command)) {
+        check(command);
+        for command in command.get_subcommands() {
+            each(command, check);
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_command_ends_with_an_example() {
+        let mut command = Cli::command();
+        command.build();
+        let mut count = 0;
+        each(&command, &mut |command| {
+            count += 1;
+            for help in [command.clone().render_help(), command.clone().render_long_help()] {
+                let help = help.to_string();
+                let last: Vec<_> = help.trim_end().lines().rev().take(2).collect();
+                let name = command.get_name();
+                assert!(last[0].trim_start().starts_with("borough "), "{name}: {help}");
+                assert_eq!(last[1], "Example:", "{name}: {help}");
+            }
+        });
+        assert_eq!(count, 19, "a command was added or lost");
+    }
+
+    #[test]
+    fn the_examples_are_accepted_by_the_parser() {
+        let mut command = Cli::command();
+        command.build();
+        each(&command, &mut |command| {
+            let help = command.clone().render_help().to_string();
+            let example = help.trim_end().lines().last().unwrap().trim().to_owned();
+            // As a shell would: quotes off, redirections away.
+            let example = example.split(" > ").next().unwrap();
+            let mut words = Vec::new();
+            for (index, part) in example.split('\'').enumerate() {
+                if index % 2 == 1 {
+                    words.push(part.to_owned());
+                } else {
+                    words.extend(part.split_whitespace().map(str::to_owned));
+                }
+            }
+            if let Err(error) = Cli::try_parse_from(&words) {
+                panic!("{example}: {error}");
+            }
+        });
+    }
+
+    #[test]
+    fn the_contract_is_spoken() {
+        for line in [
+            "borough dev --nodes 3 --data-dir D --port 8080 --fresh --restart --engine fjall",
+            "borough node --data-dir D --config F --listen 127.0.0.1:0 --admin-listen 127.0.0.1:0 --advertise a:1 --zone z --join a:1,b:2",
+            "borough router --config F --listen 127.0.0.1:0 --nodes a:1,b:2",
+            "borough cluster init --node a:1 --shards 32 --replicas 3",
+            "borough cluster status --json --watch --router http://r",
+            "borough collection create posts --sort-key --default-ttl 60s --require-preconditions",
+            "borough collection list",
+            "borough collection get posts",
+            "borough collection delete posts",
+            "borough get users 1",
+            "borough get posts 1 --sort 2",
+            "borough put users 1 {} --if-absent --ttl 60s --idempotency-key k",
+            "borough put users 1 - --if-match \"1\"",
+            "borough patch users 1 @file",
+            "borough delete users 1 --if-match \"1\"",
+            "borough list posts --partition 1 --start a --end b --reverse",
+            "borough import users f.ndjson --id id --sort sort --batch 100 --concurrency 8",
+            "borough export posts --partition 1",
+            "borough get users -1",
+        ] {
+            if let Err(error) = Cli::try_parse_from(line.split(' ')) {
+                panic!("{line}: {error}");
+            }
+        }
+        for line in [
+            "borough",
+            "borough nosuch",
+            "borough get users",
+            "borough put users 1 {} --if-match e1 --if-absent",
+            "borough cluster init --node a:1 --shards 0",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+use std::time::Duration;
+
+use borough_node::Config;
+
+use super::*;
+
+fn environment(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+fn flag(key: &str, text: &str) -> Flag {
+    Flag { name: format!("--{key}"), key: key.to_owned(), value: FlagValue::Text(text.to_owned()) }
+}
+
+fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    std::fs::write(&path, text).unwrap();
+    (dir, path)
+}
+
+fn faults(sources: &Sources) -> Vec<String> {
+    load::<Config>(sources).unwrap_err().faults.iter().map(Fault::to_string).collect()
+}
+
+#[test]
+fn later_sources_win_key_by_key() {
+    let (_dir, path) = file(
+        "data-dir = \"/file\"\nzone = \"file\"\n[raft]\nheartbeat = \"111ms\"\nsuspect-after = \"4s\"\n",
+    );
+    let sources = Sources {
+        file: Some(path),
+        environment: environment(&[
+            ("BOROUGH_ZONE", "env"),
+            ("BOROUGH_RAFT__HEARTBEAT", "222ms"),
+            ("BOROUGH_CACHE_BYTES", "2097152"),
+            ("BOROUGH_JOIN", "a:1, b:2"),
+            ("HOME", "/"),
+        ]),
+        flags: vec![flag("zone", "flag")],
+        ..Sources::default()
+    };
+    let config: Config = load(&sources).unwrap();
+    assert_eq!(config.data_dir, Path::new("/file"));
+    assert_eq!(config.zone, "flag");
+    assert_eq!(config.raft.heartbeat, Duration::from_millis(222));
+    assert_eq!(config.raft.suspect_after, Duration::from_secs(4));
+    assert_eq!(config.raft.down_after, Config::default().raft.down_after);
+    assert_eq!(config.cache_bytes, 2 << 20);
+    assert_eq!(config.join, ["a:1", "b:2"]);
+}
+
+#[test]
+fn all_faults_of_all_sources_are_reported_together() {
+    let (_dir, path) = file(
+        "zoen = \"a\"\ncache-bytes = \"many\"\n[raft]\nheartbeat = \"1ms\"\nhartbeat = \"1s\"\n[log]\nsegment-bytes = 5\n",
+    );
+    let sources = Sources {
+        file: Some(path.clone()),
+        environment: environment(&[
+            ("BOROUGH_ENGINE", "rocks"),
+            ("BOROUGH_RAFT__DOWN_AFTER", "1s"),
+            ("BOROUGH_NOSUCH", "1"),
+            ("BOROUGH_LIMITS__REQUESTS_MAX", "-3"),
+        ]),
+        flags: vec![flag("listen", "nowhere")],
+        ..Sources::default()
+    };
+    let faults = faults(&sources);
+    let file = path.display().to_string();
+    for (key, origin) in [
+        ("zoen", file.as_str()),
+        ("cache-bytes", &file),
+        ("raft.heartbeat", &file),
+        ("raft.hartbeat", &file),
+        ("log.segment-bytes", &file),
+        ("engine", "BOROUGH_ENGINE"),
+        ("raft.down-after", "BOROUGH_RAFT__DOWN_AFTER"),
+        ("nosuch", "BOROUGH_NOSUCH"),
+        ("limits.requests-max", "BOROUGH_LIMITS__REQUESTS_MAX"),
+        ("listen", "--listen"),
+        ("data-dir", "the default"),
+    ] {
+        let named = |fault: &&String| fault.starts_with(&format!("{key}: ")) && fault.contains(origin);
+        assert!(faults.iter().any(|fault| named(&fault)), "{key} from {origin} in {faults:#?}");
+    }
+    assert_eq!(faults.len(), 11, "{faults:#?}");
+}
+
+#[test]
+fn variables_of_the_command_line_and_of_other_services_are_no_settings() {
+    let mut other = Dict::new();
+    other.insert("request-timeout".to_owned(), Value::from("2s"));
+    let sources = Sources {
+        environment: environment(&[
+            ("BOROUGH_ROUTER", "http://127.0.0.1:8080"),
+            ("BOROUGH_LOG", "debug"),
+            ("BOROUGH_LOG_FORMAT", "json"),
+            ("BOROUGH_REQUEST_TIMEOUT", "1s"),
+            ("BOROUGH_DATA_DIR", "17"),
+        ]),
+        others: vec![other],
+        ..Sources::default()
+    };
+    let config: Config = load(&sources).unwrap();
+    assert_eq!(config.data_dir, Path::new("17"), "a text stays a text even when it looks like a number");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_fault_like_any_other() {
+    let (_dir, broken) = file("a = [");
+    for path in [PathBuf::from("/nonexistent/node.toml"), broken] {
+        let sources = Sources {
+            file: Some(path.clone()),
+            environment: environment(&[("BOROUGH_ENGINE", "rocks")]),
+            flags: vec![flag("data-dir", "/d")],
+            ..Sources::default()
+        };
+        let faults = faults(&sources);
+        assert_eq!(faults.len(), 2, "{faults:#?}");
+        assert!(faults.iter().any(|fault| fault.contains(&path.display().to_string())), "{faults:#?}");
+    }
+}
+
+#[test]
+fn a_table_in_place_of_a_value_and_the_reverse_are_faults() {
+    let (_dir, path) = file("raft = 1\n[zone]\nname = \"a\"\n");
+    let sources = Sources {
+        file: Some(path),
+        environment: environment(&[("BOROUGH_LISTEN__PORT", "1"), ("BOROUGH_DATA_DIR", "/d")]),
+        ..Sources::default()
+    };
+    let faults = faults(&sources);
+    assert_eq!(faults.len(), 3, "{faults:#?}");
+}
+
+#[test]
+fn the_example_file_equals_the_defaults_with_its_comments_taken_off() {
+    let text = include_str!("../../config/node.toml");
+    let plain = load_text(text);
+    assert_eq!(defaults_but_data_dir(&plain), defaults_but_data_dir(&Config::default()));
+    // Every setting is shown, commented out, with its default.
+    let shown: String =
+        text.lines().map(|line| line.strip_prefix("#: ").unwrap_or(line)).collect::<Vec<_>>().join("\n");
+    assert_eq!(defaults_but_data_dir(&load_text(&shown)), defaults_but_data_dir(&Config::default()));
+    let table: toml::Table = shown.parse().unwrap();
+    let mut leaves = Vec::new();
+    let dict = Value::serialize(table).unwrap().into_dict().unwrap();
+    flatten("", dict, &defaults::<Config>(), "", &mut leaves);
+    let shown: BTreeSet<_> = leaves.into_iter().map(|leaf| leaf.key).collect();
+    let mut known = Vec::new();
+    flatten("", defaults::<Config>(), &defaults::<Config>(), "", &mut known);
+    let known: BTreeSet<_> = known.into_iter().map(|leaf| leaf.key).collect();
+    assert_eq!(shown, known);
+}
+
+fn load_text(text: &str) -> Config {
+    let (_dir, path) = file(text);
+    load(&Sources { file: Some(path), ..Sources::default() }).unwrap()
+}
+
+fn defaults_but_data_dir(config: &Config) -> Value {
+    let mut dict = Value::serialize(config).unwrap().into_dict().unwrap();
+    dict.remove("data-dir");
+    Value::Dict(Tag::Default, dict)
+}
