@@ -2,6 +2,7 @@
 //!
 //! One keyspace for all spaces, because idle ones pin journals. A registry keyspace says which spaces exist;
 //! a removal is noted there first, so that one cut short by a crash is finished when the engine opens.
+//! fjall itself cuts a damaged journal and may come up older; a space's applied position shows it (I2).
 
 use std::fmt;
 use std::ops::Bound;

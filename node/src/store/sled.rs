@@ -6,6 +6,8 @@
 //! * It panics on damage: every call is run where a panic becomes [`StoreError::Damaged`] (I10).
 //! * Pages above 128 KiB become files that it never syncs, and a page holds up to 17 values: larger values are
 //!   cut into chunks, under keys that scans do not show.
+//! * Inside a database space is reused, never given back: measured, the file stays at five to eight times the
+//!   live bytes however often they are overwritten or replaced, and at its peak after removals. So no rewriting.
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -31,7 +33,8 @@ use super::{Batch, Engine, KeyRange, Scan, Space, SpaceId, StoreError, is_empty_
 
 /// Largest value that is stored in one piece, and the size of a chunk. 17 of them stay below 128 KiB.
 const CHUNK_BYTES: usize = 6 << 10;
-/// How often sled's own thread writes, reclaims space and syncs. Each round is an fsync of each space, idle or not.
+/// How often sled's own thread writes, reclaims space and syncs. Each round is an fsync of each space, idle or not:
+/// 33 idle spaces cost 0.25 % of a core and 17 disk flushes a second so, and four times that at sled's default.
 const BACKGROUND_EVERY: Duration = Duration::from_secs(2);
 /// The lock of a closed database is released by sled's background threads.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);

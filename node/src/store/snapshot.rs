@@ -16,6 +16,9 @@ use parking_lot::Mutex;
 
 use super::{Batch, KeyRange, Scan, Space, StoreError};
 
+/// Keys with their values, in key order.
+type Items = Vec<(Bytes, Bytes)>;
+
 /// What an overlay entry costs beyond its bytes, about.
 const ENTRY_BYTES: u64 = 96;
 
@@ -234,11 +237,7 @@ impl PointInTime {
     }
 
     /// Live items after `low`, and up to where they are complete.
-    fn read_live(
-        &self,
-        low: Bound<Bytes>,
-        max_bytes: usize,
-    ) -> Result<(Vec<(Bytes, Bytes)>, Bound<Bytes>), StoreError> {
+    fn read_live(&self, low: Bound<Bytes>, max_bytes: usize) -> Result<(Items, Bound<Bytes>), StoreError> {
         let (mut items, mut bytes) = (Vec::new(), 0);
         for item in self.shared.space.scan((low, Bound::Unbounded), false) {
             let (key, value) = item?;
@@ -256,12 +255,7 @@ impl PointInTime {
     }
 
     /// `live`, with what the overlay knows of `range` in its place.
-    fn as_it_was(
-        &self,
-        live: Vec<(Bytes, Bytes)>,
-        range: KeyRange,
-        max_bytes: usize,
-    ) -> Result<Chunk, StoreError> {
+    fn as_it_was(&self, live: Items, range: KeyRange, max_bytes: usize) -> Result<Chunk, StoreError> {
         let overlay = self.overlay.lock();
         overlay.check()?;
         let mut chunk = Chunk { items: Vec::with_capacity(live.len()), bytes: 0, cut: false };
@@ -283,7 +277,7 @@ impl PointInTime {
 }
 
 struct Chunk {
-    items: Vec<(Bytes, Bytes)>,
+    items: Items,
     bytes: usize,
     /// Items were left out because it was full.
     cut: bool,
