@@ -21,8 +21,8 @@ pub async fn node(args: NodeArgs) -> Result<(), Failure> {
     let config = load::<borough_node::Config>(args.common.config.clone(), args.flags(), others)?;
     let shutdown = shutdown::on_signal(&TaskTracker::new())?;
     borough_node::run(config, shutdown).await.map_err(|error| match error {
-        RunError::DataDir { .. } => Failure::DataDir(error.to_string()),
-        RunError::Failed(error) => Failure::Failed(error.context("node")),
+        RunError::DataDir(_) | RunError::Refused(_) => Failure::DataDir(error.to_string()),
+        RunError::Config(_) | RunError::Listen { .. } | RunError::Failed(_) => Failure::Failed(error.into()),
     })
 }
 

@@ -65,17 +65,7 @@ pub async fn join(node: Arc<Node>) -> Result<(), String> {
     let Some(advertised) = node.advertised.get() else { return Ok(()) };
     let mut waiting_told = false;
     loop {
-        if node.identity.get().is_some_and(|_| node.map.get().epoch() > 0) {
-            // A member: through the meta group, by whatever way leads there.
-            let join = wire::CatalogCommand {
-                change: Some(wire::catalog_command::Change::Join(node.join_request(advertised))),
-            };
-            match meta_leader::propose(&node, join, Instant::now() + CALL_MAX).await {
-                Ok(reply) if reply.refused.is_empty() => return Ok(()),
-                Ok(reply) => return Err(reply.refused),
-                Err(error) => tracing::debug!(%error, "the meta group does not answer yet"),
-            }
-        }
+        // The seeds first: they tell at once when the directory belongs to another cluster.
         for seed in &node.config.join {
             if seed == &advertised.addr {
                 continue;
@@ -91,6 +81,17 @@ pub async fn join(node: Arc<Node>) -> Result<(), String> {
                 }
                 Ok(Err(status)) => tracing::debug!(%seed, reason = status.message(), "seed does not admit this node yet"),
                 Err(_) => tracing::debug!(%seed, "seed does not answer"),
+            }
+        }
+        if node.identity.get().is_some_and(|_| node.map.get().epoch() > 0) {
+            // A member: through the meta group, by whatever way leads there.
+            let join = wire::CatalogCommand {
+                change: Some(wire::catalog_command::Change::Join(node.join_request(advertised))),
+            };
+            match meta_leader::propose(&node, join, Instant::now() + CALL_MAX).await {
+                Ok(reply) if reply.refused.is_empty() => return Ok(()),
+                Ok(reply) => return Err(reply.refused),
+                Err(error) => tracing::debug!(%error, "the meta group does not answer yet"),
             }
         }
         if node.identity.get().is_none() && !std::mem::replace(&mut waiting_told, true) {
