@@ -232,7 +232,7 @@ fn first_failure(replies: &[wire::OpReply]) -> Option<Refused> {
     let cause = cause.or_else(|| replies.iter().position(|reply| failed(reply).is_some()))?;
     let mut refused = failed(replies.get(cause)?)?;
     if refused.problem.problem_type() == Some(ProblemType::DocumentNotFound) {
-        refused.problem = Problem::new(ProblemType::PreconditionFailed, "there is no such document");
+        *refused.problem = Problem::new(ProblemType::PreconditionFailed, "there is no such document");
     }
     Some(at(refused, cause))
 }
@@ -268,13 +268,15 @@ fn wrote(item: &mut BatchItem, reply: wire::OpReply) {
 fn fail(item: &mut BatchItem, refused: Refused) {
     item.status = refused.problem.status;
     item.etag = refused.current.map(|etag| etag.as_str().to_owned());
-    item.problem = Some(Box::new(refused.problem));
+    item.problem = Some(refused.problem);
 }
 
 /// One part's error, for each of its items.
 fn of_error(error: &Error) -> Refused {
     match error.refusal() {
-        Some(refusal) => Refused { problem: refusal.problem.clone(), current: refusal.current.clone() },
+        Some(refusal) => {
+            Refused { problem: Box::new(refusal.problem.clone()), current: refusal.current.clone() }
+        }
         None => Refused::new(ProblemType::Internal, error.to_string()).with_outcome(error.outcome()),
     }
 }

@@ -15,14 +15,14 @@ use crate::transport::{Action, Call, Condition, RawWritten, WriteRule};
 /// A refusal that does not know its call yet.
 #[derive(Debug, Clone)]
 pub(super) struct Refused {
-    pub problem: Problem,
+    pub problem: Box<Problem>,
     /// The standing document's version.
     pub current: Option<Etag>,
 }
 
 impl Refused {
     pub fn new(kind: ProblemType, detail: impl Into<String>) -> Self {
-        Self { problem: Problem::new(kind, detail), current: None }
+        Self { problem: Box::new(Problem::new(kind, detail)), current: None }
     }
 
     pub fn with_outcome(mut self, outcome: Outcome) -> Self {
@@ -34,7 +34,7 @@ impl Refused {
         Refusal {
             current: self.current,
             idempotency_key: call.idempotency_key.clone(),
-            ..Refusal::new(&call.operation, self.problem)
+            ..Refusal::new(&call.operation, *self.problem)
         }
     }
 

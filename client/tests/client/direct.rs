@@ -1,17 +1,13 @@
 //! The same API straight to nodes: here nodes that keep their shards in memory and say no on demand.
-#![cfg(feature = "direct")]
-
-mod node;
-mod support;
 
 use std::time::Duration;
 
+use crate::node::{Nodes, Refuse};
+use crate::support::{User, ann};
 use borough_client::{Client, Error, Etag, Outcome};
 use borough_proto::wire;
 use futures::TryStreamExt as _;
-use node::{Nodes, Refuse};
 use serde_json::{Value, json};
-use support::{User, ann};
 
 fn client(nodes: &Nodes) -> Client {
     Client::builder().direct(nodes.addrs()).deadline(Duration::from_secs(10)).build().unwrap()
