@@ -66,7 +66,8 @@ impl Admin {
     /// Those of a read.
     pub async fn collections(&self) -> Result<Vec<Collection>> {
         let out = Outgoing::read(Method::GET, "/admin/v1/collections".to_owned());
-        let list: CollectionList = self.typed("list collections".to_owned(), out, Outcome::NotApplied).await?;
+        let list: CollectionList =
+            self.typed("list collections".to_owned(), out, Outcome::NotApplied).await?;
         Ok(list.items)
     }
 
@@ -110,7 +111,12 @@ impl Admin {
         self.send(format!("post {path}"), Outgoing::write(Method::POST, format!("/admin/v1/{path}"))).await
     }
 
-    async fn typed<T: DeserializeOwned>(&self, operation: String, out: Outgoing, outcome: Outcome) -> Result<T> {
+    async fn typed<T: DeserializeOwned>(
+        &self,
+        operation: String,
+        out: Outgoing,
+        outcome: Outcome,
+    ) -> Result<T> {
         let body = self.send(operation.clone(), out).await?;
         serde_json::from_slice(&body).map_err(|source| Error::decode::<T>(&operation, outcome, source))
     }
@@ -120,7 +126,9 @@ impl Admin {
         call.deadline = self.deadline;
         // Admin answers say nothing about shards.
         call.session = None;
-        let Some(rest) = self.core.rest() else { return Err(Error::NeedsRouter { operation: call.operation }) };
+        let Some(rest) = self.core.rest() else {
+            return Err(Error::NeedsRouter { operation: call.operation });
+        };
         Ok(rest.exchange(&call, &out).await?.body)
     }
 }

@@ -229,7 +229,11 @@ impl<T> BatchWrite<T> {
     }
 
     fn misused(&mut self, option: &str, place: &str) {
-        let error = Error::refused(&self.call.operation, ProblemType::BadRequest, format!("{option} follows {place}"));
+        let error = Error::refused(
+            &self.call.operation,
+            ProblemType::BadRequest,
+            format!("{option} follows {place}"),
+        );
         self.fault.get_or_insert(error);
     }
 
@@ -260,7 +264,12 @@ impl<T> IntoFuture for BatchWrite<T> {
             let absent: Vec<bool> = items.iter().map(|item| item.if_absent).collect();
             let writes = items.into_iter().map(wire).collect();
             let reply = core.data().batch_write(&call, &collection, writes).await?;
-            Ok(reply.items.into_iter().zip(absent).map(|(item, absent)| written(&call, item, absent)).collect())
+            Ok(reply
+                .items
+                .into_iter()
+                .zip(absent)
+                .map(|(item, absent)| written(&call, item, absent))
+                .collect())
         })
     }
 }
@@ -293,7 +302,9 @@ fn wire(item: Item) -> http_api::BatchWrite {
         ItemAction::Put(document) => {
             http_api::BatchWrite::Put(BatchPut { id, sort, document, if_match, if_absent, ttl })
         }
-        ItemAction::Patch(merge) => http_api::BatchWrite::Patch(BatchPatch { id, sort, merge, if_match, ttl }),
+        ItemAction::Patch(merge) => {
+            http_api::BatchWrite::Patch(BatchPatch { id, sort, merge, if_match, ttl })
+        }
         ItemAction::Delete => http_api::BatchWrite::Delete(BatchDelete { id, sort, if_match }),
     }
 }

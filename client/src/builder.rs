@@ -45,7 +45,7 @@ pub struct ClientBuilder {
     #[cfg(feature = "direct")]
     nodes: Option<Vec<String>>,
     deadline: Duration,
-    keys: bool,
+    keys: Option<bool>,
     token: Option<String>,
 }
 
@@ -56,7 +56,7 @@ impl Default for ClientBuilder {
             #[cfg(feature = "direct")]
             nodes: None,
             deadline: DEADLINE_DEFAULT,
-            keys: true,
+            keys: None,
             token: None,
         }
     }
@@ -88,12 +88,13 @@ impl ClientBuilder {
         self
     }
 
-    /// Whether writes get an idempotency key of their own (they do unless this says no).
+    /// Whether writes get an idempotency key of their own. Through routers they do unless this says no;
+    /// direct clients resend safely without, and make them only when this says so.
     ///
     /// The cluster remembers each key for a day. Without keys a bulk load leaves no such records, and a write
-    /// whose connection breaks ends with an unknown outcome where it would have been resent.
+    /// through a router whose connection breaks ends with an unknown outcome where it would have been resent.
     pub fn idempotency_keys(mut self, keys: bool) -> Self {
-        self.keys = keys;
+        self.keys = Some(keys);
         self
     }
 
@@ -112,10 +113,11 @@ impl ClientBuilder {
             return Err(BuildError::BadDeadline { deadline: self.deadline });
         }
         let rest = if self.routers.is_empty() { None } else { Some(self.rest()?) };
-        let (deadline, keys) = (self.deadline, self.keys);
+        let deadline = self.deadline;
         #[cfg(feature = "direct")]
         if let Some(nodes) = self.nodes {
             let data = Transport::Direct(crate::transport::direct::Direct::new(nodes)?);
+            let keys = self.keys.unwrap_or(false);
             return Ok(Client::new(Arc::new(Inner { data, admin: rest, deadline, keys })));
         }
         let data = Transport::Rest(rest.ok_or(BuildError::NowhereToGo)?);
@@ -124,7 +126,7 @@ impl ClientBuilder {
             #[cfg(feature = "direct")]
             admin: None,
             deadline,
-            keys,
+            keys: self.keys.unwrap_or(true),
         })))
     }
 
@@ -173,7 +175,10 @@ mod tests {
     fn settings_that_cannot_work_are_refused_before_anything_is_sent() {
         assert!(matches!(Client::builder().build(), Err(BuildError::NowhereToGo)));
         for url in ["", "127.0.0.1:8080", "ftp://a", "http://a/?x=1"] {
-            assert!(matches!(Client::builder().router(url).build(), Err(BuildError::BadRouter { .. })), "{url}");
+            assert!(
+                matches!(Client::builder().router(url).build(), Err(BuildError::BadRouter { .. })),
+                "{url}"
+            );
         }
         let router = || Client::builder().router("http://a:1/");
         for deadline in [Duration::ZERO, Duration::from_secs(61)] {

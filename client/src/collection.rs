@@ -148,7 +148,8 @@ impl<T> Sorted<T> {
     /// The items of one id in the order of their sort keys:
     /// `posts.partition("ann").range("2026-01".."2026-02").reverse().stream()`.
     pub fn partition(&self, id: impl Into<String>) -> Listing<T> {
-        let query = ListQuery { collection: self.name.clone(), partition: Some(id.into()), ..Default::default() };
+        let query =
+            ListQuery { collection: self.name.clone(), partition: Some(id.into()), ..Default::default() };
         Listing::new(self.core.clone(), query)
     }
 

@@ -148,8 +148,8 @@ impl RawDoc {
         sort: Option<String>,
         outcome: Outcome,
     ) -> Result<Doc<T>> {
-        let value =
-            serde_json::from_slice(&self.json).map_err(|source| Error::decode::<T>(operation, outcome, source))?;
+        let value = serde_json::from_slice(&self.json)
+            .map_err(|source| Error::decode::<T>(operation, outcome, source))?;
         Ok(Doc { value, id, sort, etag: self.etag, expires: self.expires, cache_hit: self.cache_hit })
     }
 }
@@ -163,7 +163,12 @@ pub(crate) fn parse_time(text: &str) -> Option<SystemTime> {
     let mut clock = clock.splitn(3, ':').map(|part| part.parse::<u64>().ok());
     let (hours, minutes, seconds) = (clock.next()??, clock.next()??, clock.next()??);
     let in_range = (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
-    if !in_range || hours > 23 || minutes > 59 || seconds > 60 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+    if !in_range
+        || hours > 23
+        || minutes > 59
+        || seconds > 60
+        || !fraction.bytes().all(|b| b.is_ascii_digit())
+    {
         return None;
     }
     let nanos: u32 = format!("{fraction:0<9}").get(..9)?.parse().ok()?;
@@ -182,12 +187,22 @@ mod tests {
 
     #[test]
     fn times_of_the_contract_are_read() {
-        for ms in [0, 1, 951_782_400_000, 951_868_799_999, 1_700_000_000_123, 4_102_444_799_999, 253_402_200_000_001] {
+        for ms in [
+            0,
+            1,
+            951_782_400_000,
+            951_868_799_999,
+            1_700_000_000_123,
+            4_102_444_799_999,
+            253_402_200_000_001,
+        ] {
             let expected = UNIX_EPOCH + Duration::from_millis(ms);
             assert_eq!(parse_time(&format_time(ms)), Some(expected), "{}", format_time(ms));
         }
         assert_eq!(parse_time("2023-11-14T22:13:20Z"), Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000)));
-        for bad in ["", "2023-11-14", "2023-13-14T22:13:20Z", "x-11-14T22:13:20Z", "2023-11-14T22:13:20.1xZ", "TZ"] {
+        for bad in
+            ["", "2023-11-14", "2023-13-14T22:13:20Z", "x-11-14T22:13:20Z", "2023-11-14T22:13:20.1xZ", "TZ"]
+        {
             assert_eq!(parse_time(bad), None, "{bad}");
         }
     }

@@ -9,8 +9,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use borough_proto::error::Outcome;
+use borough_proto::http_api;
+use futures::Stream;
 use futures::future::BoxFuture;
-use futures::{FutureExt, Stream};
 use serde::de::DeserializeOwned;
 
 use crate::client::Core;
@@ -39,7 +40,7 @@ pub struct Listing<T> {
     call: Call,
     query: ListQuery,
     ready: VecDeque<Json>,
-    fetching: Option<BoxFuture<'static, Result<(Vec<Json>, Option<String>)>>>,
+    fetching: Option<BoxFuture<'static, Result<http_api::Page>>>,
     ended: bool,
     kind: PhantomData<fn() -> T>,
 }
@@ -153,17 +154,16 @@ impl<T: DeserializeOwned> Stream for Listing<T> {
             }
             let fetching = this.fetching.get_or_insert_with(|| {
                 let (core, call, query) = (this.core.clone(), this.call.clone(), this.query.clone());
-                let page = async move { core.data().list(&call, &query).await };
-                Box::pin(page.map(|page| page.map(|page| (page.items, page.next_page_token))))
+                Box::pin(async move { core.data().list(&call, &query).await })
             });
             let page = std::task::ready!(fetching.as_mut().poll(context));
             this.fetching = None;
             match page {
                 // A page may be empty and still not the last one.
-                Ok((items, next)) => {
-                    this.ready = items.into();
-                    this.ended = next.is_none();
-                    this.query.page_token = next;
+                Ok(page) => {
+                    this.ready = page.items.into();
+                    this.ended = page.next_page_token.is_none();
+                    this.query.page_token = page.next_page_token;
                 }
                 Err(error) => {
                     this.ended = true;

@@ -170,6 +170,7 @@ impl Transact {
 
 /// A transaction that succeeded has no failed operations.
 fn contradiction(call: &Call, error: &Error) -> Error {
-    let source = serde::de::Error::custom(format_args!("a committed transaction with a failed operation: {error}"));
+    let source =
+        serde::de::Error::custom(format_args!("a committed transaction with a failed operation: {error}"));
     Error::decode::<Json>(&call.operation, Outcome::Unknown, source)
 }

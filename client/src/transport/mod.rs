@@ -150,7 +150,13 @@ impl Transport {
     }
 
     /// One put, patch or delete. A delete of what isn't there is [`Error::NotFound`].
-    pub async fn write(&self, call: &Call, key: &Key, action: &Action, rule: &WriteRule) -> Result<RawWritten> {
+    pub async fn write(
+        &self,
+        call: &Call,
+        key: &Key,
+        action: &Action,
+        rule: &WriteRule,
+    ) -> Result<RawWritten> {
         key.check(&call.operation)?;
         either!(self.write(call, key, action, rule))
     }
@@ -183,7 +189,12 @@ impl Transport {
         check_reply(call, asked, reply)
     }
 
-    pub async fn batch_write(&self, call: &Call, collection: &str, writes: Vec<BatchWrite>) -> Result<BatchReply> {
+    pub async fn batch_write(
+        &self,
+        call: &Call,
+        collection: &str,
+        writes: Vec<BatchWrite>,
+    ) -> Result<BatchReply> {
         check_collection(&call.operation, collection)?;
         check_items(call, writes.len())?;
         let asked = writes.len();

@@ -83,7 +83,9 @@ fn next(error: &Error, write: bool, repeatable: bool) -> Next {
         Error::Transport { outcome: Outcome::NotApplied, .. } => Next::Elsewhere,
         Error::Transport { .. } if repeatable => Next::Elsewhere,
         Error::RateLimited { .. } => Next::After(pause),
-        Error::Unavailable { .. } if error.outcome() == Outcome::NotApplied || repeatable => Next::After(pause),
+        Error::Unavailable { .. } if error.outcome() == Outcome::NotApplied || repeatable => {
+            Next::After(pause)
+        }
         // The same bug answers the same way; reads try another router, writes are the caller's decision.
         Error::Unknown(refusal) if write && refusal.problem.status == 500 => Next::Stop,
         Error::Unknown(_) if repeatable => Next::After(pause),
@@ -181,7 +183,8 @@ impl Rest {
         })?;
         let answer = Answer { status, headers, body };
         if let (Some(session), Some(token)) = (&call.session, answer.header(headers::SESSION)) {
-            let shard = answer.header(headers::SHARD).and_then(|shard| shard.trim_start_matches('s').parse().ok());
+            let shard =
+                answer.header(headers::SHARD).and_then(|shard| shard.trim_start_matches('s').parse().ok());
             session.absorb(token, shard.map(ShardId));
         }
         if (200..300).contains(&answer.status) {
@@ -201,7 +204,8 @@ impl Rest {
         let mut request = self.http.request(out.method.clone(), url).timeout(budget);
         // The router gets a little less, so that its own, more telling answer is here in time.
         let told = budget - (budget / 20).min(Duration::from_millis(50));
-        request = request.header(headers::TIMEOUT, told.min(limits::DEADLINE_MAX).as_millis().max(1).to_string());
+        request =
+            request.header(headers::TIMEOUT, told.min(limits::DEADLINE_MAX).as_millis().max(1).to_string());
         for (name, value) in &out.headers {
             request = request.header(name, value);
         }
@@ -315,8 +319,16 @@ mod tests {
         let table = [
             (broken(NotApplied), Next::Elsewhere, Next::Elsewhere),
             (broken(Unknown), Next::Elsewhere, Next::Stop),
-            (refused(ProblemType::Unavailable, NotApplied), Next::After(Duration::ZERO), Next::After(Duration::ZERO)),
-            (refused(ProblemType::Overloaded, NotApplied), Next::After(Duration::ZERO), Next::After(Duration::ZERO)),
+            (
+                refused(ProblemType::Unavailable, NotApplied),
+                Next::After(Duration::ZERO),
+                Next::After(Duration::ZERO),
+            ),
+            (
+                refused(ProblemType::Overloaded, NotApplied),
+                Next::After(Duration::ZERO),
+                Next::After(Duration::ZERO),
+            ),
             (refused(ProblemType::Unavailable, Unknown), Next::After(Duration::ZERO), Next::Stop),
             (refused(ProblemType::DeadlineExceeded, Unknown), Next::After(Duration::ZERO), Next::Stop),
             (refused(ProblemType::Internal, Unknown), Next::Stop, Next::Stop),

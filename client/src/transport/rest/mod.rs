@@ -80,7 +80,13 @@ impl Rest {
         Ok(Some(RawDoc { json: answer.body, etag, expires, cache_hit }))
     }
 
-    pub async fn write(&self, call: &Call, key: &Key, action: &Action, rule: &WriteRule) -> Result<RawWritten> {
+    pub async fn write(
+        &self,
+        call: &Call,
+        key: &Key,
+        action: &Action,
+        rule: &WriteRule,
+    ) -> Result<RawWritten> {
         let target = format!("{}{}", target(&call.operation, key)?, ttl_query(rule.ttl));
         let mut out = match action {
             Action::Put(document) => Outgoing::write(Method::PUT, target).body(JSON, document.clone()),
@@ -112,7 +118,8 @@ impl Rest {
         ttl: Option<Duration>,
     ) -> Result<RawWritten> {
         let target = format!("/v1/{collection}{}", ttl_query(ttl));
-        let answer = self.exchange(call, &Outgoing::write(Method::POST, target).body(JSON, body.clone())).await?;
+        let answer =
+            self.exchange(call, &Outgoing::write(Method::POST, target).body(JSON, body.clone())).await?;
         let id = answer.header("location").and_then(id_of_location).or_else(|| id_of_body(&answer.body));
         let id = id.ok_or_else(|| missing(call, "Location", Outcome::Applied))?;
         let (etag, expires) = (etag_of(call, &answer, Outcome::Applied)?, expires_of(&answer));
@@ -145,7 +152,12 @@ impl Rest {
         decoded(call, &self.exchange(call, &out).await?, Outcome::NotApplied)
     }
 
-    pub async fn batch_write(&self, call: &Call, collection: &str, writes: Vec<BatchWrite>) -> Result<BatchReply> {
+    pub async fn batch_write(
+        &self,
+        call: &Call,
+        collection: &str,
+        writes: Vec<BatchWrite>,
+    ) -> Result<BatchReply> {
         let body = body(&call.operation, &BatchWriteRequest { writes })?;
         let out = Outgoing::write(Method::POST, format!("/v1/{collection}:batchWrite")).body(JSON, body);
         decoded(call, &self.exchange(call, &out).await?, Outcome::Unknown)
@@ -153,7 +165,8 @@ impl Rest {
 
     pub async fn transact(&self, call: &Call, id: &str, ops: Vec<TransactOp>) -> Result<BatchReply> {
         let target = format!("/v1/partitions/{}:transact", segment(&call.operation, id)?);
-        let out = Outgoing::write(Method::POST, target).body(JSON, body(&call.operation, &TransactRequest { ops })?);
+        let out = Outgoing::write(Method::POST, target)
+            .body(JSON, body(&call.operation, &TransactRequest { ops })?);
         decoded(call, &self.exchange(call, &out).await?, Outcome::Applied)
     }
 }
@@ -179,7 +192,8 @@ pub(crate) fn header(call: &Call, name: &'static str, value: &str) -> Result<Hea
 }
 
 fn decoded<T: DeserializeOwned>(call: &Call, answer: &Answer, outcome: Outcome) -> Result<T> {
-    serde_json::from_slice(&answer.body).map_err(|source| Error::decode::<T>(&call.operation, outcome, source))
+    serde_json::from_slice(&answer.body)
+        .map_err(|source| Error::decode::<T>(&call.operation, outcome, source))
 }
 
 fn missing(call: &Call, name: &str, outcome: Outcome) -> Error {

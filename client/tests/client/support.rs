@@ -1,7 +1,5 @@
 //! A router that answers from a script and keeps what it was sent.
 
-#![allow(dead_code, reason = "each test file uses its part")]
-
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -14,7 +12,6 @@ use axum::response::{IntoResponse, Response};
 use borough_client::{Client, Outcome, Problem, ProblemType};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 /// What to do with a request.
@@ -56,14 +53,13 @@ impl Seen {
 struct Script {
     steps: Mutex<VecDeque<Step>>,
     seen: Mutex<Vec<Seen>>,
-    arrived: Notify,
 }
 
 /// Stops when dropped.
 pub struct Scripted {
     pub addr: SocketAddr,
     script: Arc<Script>,
-    tasks: JoinSet<()>,
+    _tasks: JoinSet<()>,
 }
 
 impl Scripted {
@@ -75,7 +71,7 @@ impl Scripted {
         let addr = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { axum::serve(listener, app).await.unwrap() });
-        Self { addr, script, tasks }
+        Self { addr, script, _tasks: tasks }
     }
 
     pub fn url(&self) -> String {
@@ -104,7 +100,6 @@ async fn answer(State(script): State<Arc<Script>>, request: Request) -> Response
     let body = to_bytes(body, usize::MAX).await.unwrap();
     let target = parts.uri.path_and_query().unwrap().to_string();
     script.seen.lock().unwrap().push(Seen { method: parts.method, target, headers: parts.headers, body });
-    script.arrived.notify_waiters();
     let step = script.steps.lock().unwrap().pop_front();
     match step {
         Some(Step::Answer(response)) => *response,

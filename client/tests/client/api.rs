@@ -1,15 +1,13 @@
 //! What each call sends, and what it makes of the answer.
 
-mod support;
-
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::support::{ANN, Scripted, User, ann, ok, problem, problem_with, with};
 use borough_client::{Client, Doc, Error, Etag, Json, Outcome, Problem, ProblemType};
 use borough_proto::ShardId;
 use borough_proto::session::Session as Seen;
 use futures::TryStreamExt as _;
 use serde_json::json;
-use support::{ANN, Scripted, User, ann, ok, problem, problem_with, with};
 
 fn token(seen: &[(u32, u64)]) -> String {
     let mut session = Seen::default();

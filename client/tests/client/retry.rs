@@ -1,11 +1,9 @@
 //! What is sent again, under which key, for how long, and what is told at the end.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
+use crate::support::{ANN, Scripted, Step, User, ann, ok, problem, problem_with};
 use borough_client::{Client, Error, Outcome, ProblemType};
-use support::{ANN, Scripted, Step, User, ann, ok, problem, problem_with};
 use tokio::net::TcpListener;
 
 /// A router that nobody runs: connections are refused.

@@ -1,0 +1,248 @@
+//! Straight to the shards' leaders: what a router does for a call, done here, with the same answers.
+//!
+//! Attempts, leaders and sessions against double writes are the forwarder's. A caller's idempotency key is
+//! sent along; keys of the client's own are not made, because the sessions do their work at a fraction of the cost.
+
+mod batch;
+mod list;
+mod ops;
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use borough_proto::error::{Outcome, ProblemType};
+use borough_proto::exchange::channel::ChannelSettings;
+use borough_proto::exchange::{Answer, ForwardError, ForwardSettings, Forwarder, Why};
+use borough_proto::{ClusterMap, ShardId, wire};
+use bytes::Bytes;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::{Action, Call, Condition, Key, RawWritten, WriteRule};
+use crate::builder::BuildError;
+use crate::document::{Etag, RawDoc};
+use crate::error::{Error, Refusal, Result};
+
+/// How long a call waits for the map to name a collection that was perhaps made just now.
+const NEW_COLLECTION: Duration = Duration::from_millis(250);
+
+/// The nodes. The forwarder starts with the first call, within the caller's runtime.
+pub(crate) struct Direct {
+    seeds: Vec<String>,
+    running: OnceLock<Running>,
+}
+
+struct Running {
+    forwarder: Arc<Forwarder>,
+    /// Ends the forwarder's tasks.
+    _stop: DropGuard,
+}
+
+impl fmt::Debug for Direct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Direct").field("seeds", &self.seeds).finish_non_exhaustive()
+    }
+}
+
+/// One call on its way: what it needs to know of the cluster, and its one deadline (I8).
+struct Way<'a> {
+    call: &'a Call,
+    forwarder: &'a Forwarder,
+    map: Arc<ClusterMap>,
+    until: Instant,
+}
+
+impl Direct {
+    pub fn new(seeds: Vec<String>) -> Result<Self, BuildError> {
+        if seeds.is_empty() {
+            return Err(BuildError::NowhereToGo);
+        }
+        for addr in &seeds {
+            ChannelSettings::default()
+                .endpoint(addr)
+                .map_err(|error| BuildError::BadNode { addr: addr.clone(), reason: error.to_string() })?;
+        }
+        Ok(Self { seeds, running: OnceLock::new() })
+    }
+
+    fn forwarder(&self) -> &Forwarder {
+        let start = || {
+            let stop = CancellationToken::new();
+            let forwarder =
+                Forwarder::start(self.seeds.clone(), ForwardSettings::default(), &TaskTracker::new(), &stop);
+            Running { forwarder, _stop: stop.drop_guard() }
+        };
+        &self.running.get_or_init(start).forwarder
+    }
+
+    /// Sets out once there is a map.
+    async fn way<'a>(&'a self, call: &'a Call) -> Result<Way<'a>> {
+        let (forwarder, until) = (self.forwarder(), Instant::now() + call.deadline);
+        if !forwarder.watch().reached(1, until).await {
+            let detail = format!("no cluster map from {} in time", self.seeds.join(", "));
+            return Err(Error::refused(&call.operation, ProblemType::Unavailable, detail));
+        }
+        Ok(Way { call, forwarder, map: forwarder.watch().map(), until })
+    }
+
+    pub async fn get(&self, call: &Call, key: &Key) -> Result<Option<RawDoc>> {
+        let mut way = self.way(call).await?;
+        let collection = way.collection(&key.collection, key.sort.is_some()).await?;
+        let shard = way.shard(&key.id)?;
+        let keys =
+            vec![wire::DocumentKey { collection: collection.id, id: key.id.clone(), sort: key.sort.clone() }];
+        let answer = way.read(shard, keys).await?;
+        let item = answer.body.items.into_iter().next();
+        let hit = item.as_ref().map(|item| item.cache_hit);
+        Ok(item
+            .and_then(|item| item.document)
+            .map(|document| RawDoc { cache_hit: hit, ..ops::shown(document) }))
+    }
+
+    pub async fn write(
+        &self,
+        call: &Call,
+        key: &Key,
+        action: &Action,
+        rule: &WriteRule,
+    ) -> Result<RawWritten> {
+        let mut way = self.way(call).await?;
+        let collection = way.collection(&key.collection, key.sort.is_some()).await?;
+        let op = ops::op(&collection, &key.id, key.sort.as_deref(), action, rule)
+            .map_err(|refused| refused.of(call))?;
+        let (method, body) = match action {
+            Action::Put(body) => ("PUT", &**body),
+            Action::Patch(body) => ("PATCH", &**body),
+            Action::Delete => ("DELETE", &[][..]),
+        };
+        let idempotency = ops::idempotency(call, 0, method, &format!("{key:?} {rule:?}"), body);
+        let unit = wire::Unit { ops: vec![op], idempotency };
+        let reply = way.write_one(&key.id, unit).await?;
+        let reply = reply.ops.into_iter().next().ok_or_else(|| way.misanswered())?;
+        ops::written(reply, &key.id, key.sort.as_deref()).map_err(|refused| refused.of(call))
+    }
+
+    pub async fn create(
+        &self,
+        call: &Call,
+        collection: &str,
+        body: &Bytes,
+        ttl: Option<Duration>,
+    ) -> Result<RawWritten> {
+        let id =
+            ops::id_to_create(call.idempotency_key.as_deref(), body).map_err(|refused| refused.of(call))?;
+        let key = Key { collection: collection.to_owned(), id: id.clone(), sort: None };
+        key.check(&call.operation)?;
+        let rule = WriteRule { condition: Condition::Absent, ttl };
+        let written = self.write(call, &key, &Action::Put(body.clone()), &rule).await;
+        let written = written.map_err(Error::of_if_absent)?;
+        Ok(RawWritten { id: Some(id), ..written })
+    }
+}
+
+impl Way<'_> {
+    /// The collection of that name. One that the map does not know may be new: the map is asked for once more.
+    async fn collection(&mut self, name: &str, sorted: bool) -> Result<Arc<wire::CollectionInfo>> {
+        if self.map.collection(name).is_none() {
+            let watch = self.forwarder.watch();
+            watch.refresh();
+            watch.reached(self.map.epoch() + 1, self.until.min(Instant::now() + NEW_COLLECTION)).await;
+            self.map = watch.map();
+        }
+        let operation = &self.call.operation;
+        let Some(info) = self.map.collection(name) else {
+            let detail = format!("there is no collection {name:?}");
+            return Err(Error::refused(operation, ProblemType::CollectionNotFound, detail));
+        };
+        if info.sort_key != sorted {
+            let detail = if info.sort_key { "is sorted: name a sort key" } else { "has no sort keys" };
+            return Err(Error::refused(
+                operation,
+                ProblemType::BadRequest,
+                format!("the collection {name:?} {detail}"),
+            ));
+        }
+        Ok(Arc::clone(info))
+    }
+
+    fn shard(&self, id: &str) -> Result<ShardId> {
+        self.map.shard_of_id(id).map(|shard| ShardId(shard.id)).ok_or_else(|| {
+            Error::refused(&self.call.operation, ProblemType::Unavailable, "the cluster map has no shards")
+        })
+    }
+
+    /// How fresh a read of `shard` has to be: `None` is linearizable.
+    fn freshness(&self, shard: ShardId) -> Option<wire::Freshness> {
+        let seen = self.call.session.as_ref().and_then(|session| session.seen());
+        let min_index = seen.as_ref().map(|seen| seen.min_index(shard));
+        let max_stale_ms = self.call.max_stale.map(|age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX));
+        match (min_index, max_stale_ms) {
+            // The session saw more shards than a token can name.
+            (Some(None), _) | (None, None) => None,
+            (Some(Some(index)), max_stale_ms) => {
+                Some(wire::Freshness { max_stale_ms, min_index: Some(index) })
+            }
+            (None, max_stale_ms) => Some(wire::Freshness { max_stale_ms, min_index: None }),
+        }
+    }
+
+    async fn read(&self, shard: ShardId, keys: Vec<wire::DocumentKey>) -> Result<Answer<wire::ReadReply>> {
+        let asked = keys.len();
+        let read = wire::Read { keys, freshness: self.freshness(shard) };
+        let answer = self.seen(self.forwarder.read(shard, read, self.until).await)?;
+        // Answers are told apart by position.
+        if answer.body.items.len() == asked { Ok(answer) } else { Err(self.misanswered()) }
+    }
+
+    async fn scan(&self, shard: ShardId, scan: wire::Scan) -> Result<Answer<wire::ScanReply>> {
+        let scan = wire::Scan { freshness: self.freshness(shard), ..scan };
+        self.seen(self.forwarder.scan(shard, scan, self.until).await)
+    }
+
+    async fn write(&self, shard: ShardId, units: Vec<wire::Unit>) -> Result<Answer<wire::CommandReply>> {
+        self.seen(self.forwarder.write(shard, units, self.until).await)
+    }
+
+    async fn write_one(&self, id: &str, unit: wire::Unit) -> Result<wire::UnitReply> {
+        let answer = self.write(self.shard(id)?, vec![unit]).await?;
+        answer.body.units.into_iter().next().ok_or_else(|| self.misanswered())
+    }
+
+    /// Takes an answer into the session, and turns a failure into the error that a router's answer would be.
+    fn seen<T>(&self, answer: Result<Answer<T>, ForwardError>) -> Result<Answer<T>> {
+        let answer = answer.map_err(|error| self.failed(error))?;
+        if let Some(session) = &self.call.session {
+            session.observe(answer.shard, answer.index);
+        }
+        Ok(answer)
+    }
+
+    fn failed(&self, error: ForwardError) -> Error {
+        use ProblemType as Kind;
+        let kind = match error.why {
+            // 503 promises that nothing was applied; after an attempt that may have been, it is 504.
+            Why::Unavailable if error.outcome == Outcome::NotApplied => Kind::Unavailable,
+            Why::Unavailable | Why::DeadlineExceeded => Kind::DeadlineExceeded,
+            Why::Overloaded | Why::DiskFull => Kind::Overloaded,
+            Why::UnknownCollection => Kind::CollectionNotFound,
+            Why::Invalid => Kind::BadRequest,
+            Why::Internal | Why::Forgotten => Kind::Internal,
+        };
+        let refused = ops::Refused::new(kind, error.detail).with_outcome(error.outcome);
+        let refused = Refusal { retry_after: error.retry_after, ..refused.refusal(self.call) };
+        Error::from_refusal(refused)
+    }
+
+    /// A node answered something else than was asked.
+    fn misanswered(&self) -> Error {
+        let refused = ops::Refused::new(ProblemType::Internal, "the node's answer does not fit the request");
+        refused.with_outcome(Outcome::Unknown).of(self.call)
+    }
+}
+
+/// The version as a tag; 0 stands for none.
+fn tag(version: u64) -> Option<Etag> {
+    (version != 0).then(|| Etag::from_version(version))
+}
