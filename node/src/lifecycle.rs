@@ -178,16 +178,11 @@ async fn serve(node: &Arc<Node>, shutdown: &CancellationToken, metrics: Promethe
             tracing::error!(%error, "admin pages ended");
         }
     });
-    for task in [0_u8, 1, 2, 3] {
-        let node = Arc::clone(node);
-        let tasks = node.tasks.clone();
-        match task {
-            0 => tasks.spawn(loops::follow_map(node)),
-            1 => tasks.spawn(loops::watch_map(node)),
-            2 => tasks.spawn(loops::report(node)),
-            _ => tasks.spawn(drive::run(node)),
-        };
-    }
+    node.tasks.spawn(loops::follow_map(Arc::clone(node)));
+    node.tasks.spawn(loops::watch_map(Arc::clone(node)));
+    node.tasks.spawn(loops::report(Arc::clone(node)));
+    node.tasks.spawn(loops::watch_leaders(Arc::clone(node)));
+    node.tasks.spawn(drive::run(Arc::clone(node)));
     let mut house = std::pin::pin!(loops::keep_house(Arc::clone(node)));
     let mut joining = std::pin::pin!(loops::join(Arc::clone(node)));
     let mut server = std::pin::pin!(server);

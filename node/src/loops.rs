@@ -20,6 +20,9 @@ use crate::state::SweepLimits;
 
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
+const LEADER_CHECK_EVERY: Duration = Duration::from_millis(50);
+/// Between candidates of one group, so that the first has won before the second asks.
+const ELECTION_RANK_PAUSE: Duration = Duration::from_millis(120);
 const RETRY: Duration = Duration::from_millis(200);
 const CALL_MAX: Duration = Duration::from_secs(5);
 /// A map stream that says nothing for this long is given up; the other side speaks every five seconds.
@@ -180,6 +183,24 @@ async fn follow(node: &Arc<Node>, address: &str) {
         node.map.offer(Arc::new(theirs.clone()));
         if node.meta().is_some() {
             return;
+        }
+    }
+}
+
+/// Asks for elections where leaders have fallen silent.
+pub async fn watch_leaders(node: Arc<Node>) {
+    let lease = node.config.raft.election_timeout_max;
+    let mut ticks = tokio::time::interval(LEADER_CHECK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = node.stop.cancelled() => return,
+        }
+        if !node.leaving.load(Ordering::Relaxed) {
+            for group in node.groups.all() {
+                group.elect_if_silent(lease, ELECTION_RANK_PAUSE).await;
+            }
         }
     }
 }

@@ -35,6 +35,14 @@ pub struct Group {
     peers: Arc<Peers>,
     /// The latest proof that this replica was current: when it was asked for, and the index it gave.
     proven: Mutex<Option<(Instant, u64)>>,
+    /// When a leader's message was last accepted (at first: when the replica was opened), and when this
+    /// replica last asked for an election.
+    contact: Mutex<Contact>,
+}
+
+struct Contact {
+    heard: Instant,
+    elected: Instant,
 }
 
 /// Why a command was not applied here.
@@ -72,7 +80,16 @@ pub struct GroupView {
 
 impl Group {
     pub fn new(raft: GroupRaft, state: Arc<ReplicaState>, peers: Arc<Peers>) -> Self {
-        Self { group: state.group, replica: state.id, state, raft, peers, proven: Mutex::new(None) }
+        let now = Instant::now();
+        Self {
+            group: state.group,
+            replica: state.id,
+            state,
+            raft,
+            peers,
+            proven: Mutex::new(None),
+            contact: Mutex::new(Contact { heard: now, elected: now }),
+        }
     }
 
     /// Makes this replica the only voter of a new group.
@@ -287,6 +304,38 @@ impl Group {
             .map(|(_, voter)| ReplicaId(voter))
     }
 
+    /// Starts an election when no leader was heard for `lease`, each voter a little after the one before it.
+    ///
+    /// Raft itself would wait one more randomised timeout, which keeps candidates apart; here their rank does.
+    /// It is a pre-vote: voters that still hear the leader refuse it, and nothing happens.
+    pub async fn elect_if_silent(&self, lease: Duration, rank_pause: Duration) {
+        let rank = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            if metrics.state == ServerState::Leader {
+                return;
+            }
+            let mut voters = metrics.membership_config.membership().voter_ids();
+            match voters.position(|voter| voter == self.replica.get()) {
+                Some(rank) => u32::try_from(rank).unwrap_or(u32::MAX),
+                None => return,
+            }
+        };
+        let now = Instant::now();
+        {
+            let mut contact = self.contact.lock();
+            let due = contact.heard + lease + rank_pause.saturating_mul(rank);
+            if now < due || now < contact.elected + lease / 2 {
+                return;
+            }
+            contact.elected = now;
+        }
+        tracing::info!(group = %self.group, "no leader is heard: asking for an election");
+        if let Err(error) = self.raft.trigger().elect(true).await {
+            tracing::debug!(group = %self.group, %error, "no election");
+        }
+    }
+
     /// Flushes the engine and lets the log behind it go.
     ///
     /// # Errors
@@ -364,7 +413,11 @@ impl Group {
             leader_commit: request.commit.as_ref().map(log_id_from_wire),
         };
         use wire::append_reply::Kind;
-        let (kind, matching, vote) = match self.raft.append_entries(rpc).await {
+        let result = self.raft.append_entries(rpc).await;
+        if matches!(result, Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_))) {
+            self.contact.lock().heard = Instant::now();
+        }
+        let (kind, matching, vote) = match result {
             Ok(AppendEntriesResponse::Success) => (Kind::Success, None, None),
             Ok(AppendEntriesResponse::PartialSuccess(matching)) => (Kind::Partial, matching, None),
             Ok(AppendEntriesResponse::Conflict) => (Kind::Conflict, None, None),
