@@ -131,7 +131,12 @@ fn live_in(group: &Group, sequence: u64, from: u64, bytes_max: u64) -> (Vec<(u64
     (found, None)
 }
 
-fn read(segment: &Segment, group: &Arc<Group>, found: &[(u64, Loc)], plan: &mut Plan) -> Result<(), WalError> {
+fn read(
+    segment: &Segment,
+    group: &Arc<Group>,
+    found: &[(u64, Loc)],
+    plan: &mut Plan,
+) -> Result<(), WalError> {
     let mut records = Vec::with_capacity(found.len());
     for &(index, loc) in found {
         segment.read_records(group.replica, index, &[loc], &mut records)?;

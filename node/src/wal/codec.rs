@@ -58,7 +58,11 @@ pub(super) fn encode<T: Encode>(value: &T) -> Vec<u8> {
 pub(super) fn decode<T: Decode<()>>(bytes: &[u8]) -> Result<T, String> {
     let (value, used) =
         bincode::decode_from_slice(bytes, format()).map_err(|e| format!("undecodable state: {e}"))?;
-    if used == bytes.len() { Ok(value) } else { Err(format!("{} trailing bytes in state", bytes.len() - used)) }
+    if used == bytes.len() {
+        Ok(value)
+    } else {
+        Err(format!("{} trailing bytes in state", bytes.len() - used))
+    }
 }
 
 #[cfg(test)]

@@ -219,8 +219,7 @@ impl Wal {
     /// [`WalError::Removed`] while its removal is under way.
     pub fn group(&self, replica: ReplicaId) -> Result<GroupLog, WalError> {
         let mut groups = self.inner.shared.groups.lock();
-        let group =
-            groups.entry(replica).or_insert_with(|| Arc::new(Group::new(replica, View::default())));
+        let group = groups.entry(replica).or_insert_with(|| Arc::new(Group::new(replica, View::default())));
         let group = Arc::clone(group);
         drop(groups);
         let refusal = group.view.lock().refusal(replica);
@@ -328,13 +327,7 @@ impl GroupLog {
     ///
     /// # Panics
     /// When the blob is larger than [`SNAPSHOT_BYTES_MAX`].
-    pub fn set_generation(
-        &self,
-        generation: u64,
-        snapshot: Vec<u8>,
-        purged: Option<Position>,
-        done: Done,
-    ) {
+    pub fn set_generation(&self, generation: u64, snapshot: Vec<u8>, purged: Option<Position>, done: Done) {
         assert!(snapshot.len() <= SNAPSHOT_BYTES_MAX, "snapshot blob of {} bytes", snapshot.len());
         self.submit(done, |view| {
             view.state.generation = generation;
@@ -413,7 +406,9 @@ impl GroupLog {
         for run in locs.chunk_by(|a, b| a.segment == b.segment && a.offset + a.len == b.offset) {
             let sequence = run.first().map_or(0, |loc| loc.segment);
             let segment = segments.get(&sequence);
-            let Some(segment) = segment else { panic!("{replica}: segment {sequence} of record {index} is gone") };
+            let Some(segment) = segment else {
+                panic!("{replica}: segment {sequence} of record {index} is gone")
+            };
             segment.read_records(replica, index, run, &mut out)?;
             index += run.len() as u64;
         }
@@ -452,11 +447,15 @@ impl GroupLog {
             (change, view.state.committed.filter(|_| dirty))
         };
         let op = Op::new(Arc::clone(&self.group), change, committed, Some(done));
-        let refused = self.inner.shared.queue.push(op).err();
+        let refused = self.inner.shared.queue.push(op);
         drop(order);
         if let Some(done) = refused.and_then(|op| op.done) {
             let failed = self.inner.shared.has_failed();
-            done(Err(if failed { WalError::Failed("an earlier flush failed".into()) } else { WalError::Closed }));
+            done(Err(if failed {
+                WalError::Failed("an earlier flush failed".into())
+            } else {
+                WalError::Closed
+            }));
         }
     }
 }

@@ -26,10 +26,19 @@ pub(super) enum Change {
     /// Only the order matters: done after everything before it.
     Nothing,
     /// The stamp is that of the last record, see [`super::index`].
-    Append { records: Vec<Record>, stamp: u64 },
+    Append {
+        records: Vec<Record>,
+        stamp: u64,
+    },
     Vote(VoteRecord),
-    Generation { generation: u64, snapshot: Vec<u8>, purged: Option<Position> },
-    Truncate { first_removed: u64 },
+    Generation {
+        generation: u64,
+        snapshot: Vec<u8>,
+        purged: Option<Position>,
+    },
+    Truncate {
+        first_removed: u64,
+    },
     Purge(Position),
     Remove,
     Damage(Damage),
@@ -49,12 +58,7 @@ pub(super) struct Op {
 }
 
 impl Op {
-    pub fn new(
-        group: Arc<Group>,
-        change: Change,
-        committed: Option<Position>,
-        done: Option<Done>,
-    ) -> Self {
+    pub fn new(group: Arc<Group>, change: Change, committed: Option<Position>, done: Option<Done>) -> Self {
         let (payload, mut bytes) = match &change {
             Change::Nothing => (Vec::new(), 0),
             Change::Append { records, .. } => {
@@ -66,10 +70,9 @@ impl Op {
                 snapshot: snapshot.clone(),
                 purged: *purged,
             })),
-            Change::Damage(damage) => framed(codec::encode(&StateRecord {
-                damage: Some(damage.into()),
-                ..StateRecord::default()
-            })),
+            Change::Damage(damage) => {
+                framed(codec::encode(&StateRecord { damage: Some(damage.into()), ..StateRecord::default() }))
+            }
             Change::Truncate { .. } | Change::Purge(_) | Change::Remove => (Vec::new(), frame_bytes(0)),
         };
         if committed.is_some() {
@@ -102,7 +105,7 @@ pub(super) struct Queue {
 
 impl Queue {
     /// Gives the submission back when the queue is closed.
-    pub fn push(&self, op: Op) -> Result<(), Op> {
+    pub fn push(&self, op: Op) -> Option<Op> {
         let mut state = self.state.lock();
         while !state.closed
             && (state.ops.len() >= OPS_MAX || (state.bytes > 0 && state.bytes + op.bytes > BYTES_MAX))
@@ -112,7 +115,7 @@ impl Queue {
             state.waiting -= 1;
         }
         if state.closed {
-            return Err(op);
+            return Some(op);
         }
         state.bytes += op.bytes;
         state.ops.push_back(op);
@@ -121,7 +124,7 @@ impl Queue {
             drop(state);
             self.work.notify_one();
         }
-        Ok(())
+        None
     }
 
     /// Moves everything into `out`, which is empty. With `wait`, returns only with something or when closed.

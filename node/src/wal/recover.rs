@@ -55,7 +55,7 @@ pub(super) fn recover(dir: &Path, options: &Options) -> Result<Recovery, WalErro
     if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
         sync_dir(parent)?;
     }
-    let Listing { segments: mut files, spares: mut unused } = list(dir)?;
+    let Listing { segments: files, spares: mut unused } = list(dir)?;
     let mut replay = Replay::default();
     let mut recovered = Recovered::default();
     let log = match files.last_key_value() {
@@ -71,9 +71,8 @@ pub(super) fn recover(dir: &Path, options: &Options) -> Result<Recovery, WalErro
             }
             recovered.truncated_tail = tail.torn.then(|| (segment_path(dir, last), tail.end));
             recovered.segments = segments.len() as u64;
-            unused.extend(std::mem::replace(&mut files, BTreeMap::new()).into_iter().filter_map(
-                |(sequence, path)| (sequence < tail.oldest).then_some(path),
-            ));
+            let freed = files.into_iter().filter(|(sequence, _)| *sequence < tail.oldest);
+            unused.extend(freed.map(|(_, path)| path));
             let salt = tail.salt;
             let segments = segments.into_iter().map(|(segment, _)| Arc::new(segment)).collect();
             LogEnd { salt, segments, end: tail.end, next_sequence: last + 1 }
@@ -216,7 +215,10 @@ impl<'a> Batches<'a> {
     }
 
     fn read(&self, buffer: &mut [u8], at: u64) -> Result<(), WalError> {
-        self.segment.file.read_exact_at(buffer, at).map_err(WalError::io("read log segment", &self.segment.path))
+        self.segment
+            .file
+            .read_exact_at(buffer, at)
+            .map_err(WalError::io("read log segment", &self.segment.path))
     }
 
     fn raw_header_at(&self, at: u64) -> Result<Option<[u8; BATCH_HEADER]>, WalError> {

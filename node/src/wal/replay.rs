@@ -63,7 +63,12 @@ impl Replay {
             let damage = Damage::new(path, frame.loc.offset.into(), detail).of(replica);
             match frame.header.kind {
                 Kind::Vote | Kind::Generation | Kind::State => found.state_fault = Some(damage),
-                Kind::Append | Kind::Moved | Kind::Committed | Kind::Truncate | Kind::Purge | Kind::Remove => {
+                Kind::Append
+                | Kind::Moved
+                | Kind::Committed
+                | Kind::Truncate
+                | Kind::Purge
+                | Kind::Remove => {
                     found.damage = Some(damage);
                 }
             }
@@ -183,5 +188,9 @@ impl Replica {
 }
 
 fn decode<T: bincode::Decode<()>>(frame: &Frame<'_>) -> Result<T, String> {
-    if frame.good { codec::decode(frame.payload) } else { Err("state does not match its checksum".to_owned()) }
+    if frame.good {
+        codec::decode(frame.payload)
+    } else {
+        Err("state does not match its checksum".to_owned())
+    }
 }

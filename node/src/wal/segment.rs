@@ -16,7 +16,7 @@ use bytes::Bytes;
 pub(super) const HEADER: usize = 64;
 const MAGIC: [u8; 8] = *b"BOROWAL\n";
 const VERSION: u32 = 1;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SegmentHeader {

@@ -89,7 +89,9 @@ impl Spares {
                     return Ok(spare);
                 }
                 Err(RecvTimeoutError::Timeout) if !shared.queue.is_closed() => {}
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return Err(WalError::Closed),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    return Err(WalError::Closed);
+                }
             }
         }
     }
@@ -97,8 +99,8 @@ impl Spares {
     /// Takes a freed segment's file. Not durable, and need not be: recovery knows by number what was freed.
     pub fn recycle(&mut self, segment: Arc<Segment>) {
         let path = segment.path.clone();
-        let reusable = self.recycled.len() < RECYCLED_MAX
-            && segment.file_bytes().is_ok_and(|bytes| bytes == self.bytes);
+        let reusable =
+            self.recycled.len() < RECYCLED_MAX && segment.file_bytes().is_ok_and(|bytes| bytes == self.bytes);
         // A reader that still holds the file must go on seeing what was in it: then it is not reused.
         let result = match Arc::try_unwrap(segment) {
             Ok(segment) if reusable => {

@@ -62,17 +62,27 @@ fn read_all(log: &GroupLog) -> Vec<Record> {
     out
 }
 
-/// What a killed process leaves: the files as they are now.
-fn copy_dir(from: &Path) -> tempfile::TempDir {
-    let to = tempfile::tempdir().unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        // The spare file may be renamed meanwhile; it is not part of the log.
-        if path.extension().is_some_and(|extension| extension == "seg") {
-            std::fs::copy(&path, to.path().join(path.file_name().unwrap())).unwrap();
+/// What a killed process leaves: the files as they are now. Copying takes time in which the writer may still
+/// free segments; then it starts over.
+fn copy_dir(wal: &Wal, from: &Path) -> tempfile::TempDir {
+    loop {
+        let before = wal.stats();
+        let copy = copy_files(from);
+        if let Some(to) = copy.ok().filter(|_| wal.stats() == before) {
+            return to;
         }
     }
-    to
+}
+
+fn copy_files(from: &Path) -> std::io::Result<tempfile::TempDir> {
+    let to = tempfile::tempdir()?;
+    for entry in std::fs::read_dir(from)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "seg") {
+            std::fs::copy(&path, to.path().join(path.file_name().unwrap()))?;
+        }
+    }
+    Ok(to)
 }
 
 fn last_segment(dir: &Path) -> std::path::PathBuf {

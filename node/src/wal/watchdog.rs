@@ -44,7 +44,12 @@ impl FlushClock {
 }
 
 /// Body of the watchdog's thread; returns when `stop` is disconnected or after it fired.
-pub(super) fn watch(clock: &Arc<FlushClock>, deadline: Duration, stop: &Receiver<()>, fire: impl FnOnce(String)) {
+pub(super) fn watch(
+    clock: &Arc<FlushClock>,
+    deadline: Duration,
+    stop: &Receiver<()>,
+    fire: impl FnOnce(String),
+) {
     let pause = (deadline / 8).clamp(Duration::from_millis(1), Duration::from_secs(1));
     while stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         let running = clock.running();

@@ -466,7 +466,8 @@ fn begin_segment(
         .map_err(WalError::io("begin log segment", &segment.path))
         .and_then(|()| shared.sync(&segment))
         .and_then(|()| {
-            std::fs::rename(&spare.path, &segment.path).map_err(WalError::io("name log segment", &segment.path))
+            std::fs::rename(&spare.path, &segment.path)
+                .map_err(WalError::io("name log segment", &segment.path))
         })
         // The name too, or a crash loses the segment with all that is acknowledged in it (I3).
         .and_then(|()| sync_dir(&shared.dir));

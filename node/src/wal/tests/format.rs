@@ -6,7 +6,10 @@ use super::*;
 const GOLDEN: &str = include_str!("golden_segment.hex");
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.chunks(32).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n").collect()
+    bytes
+        .chunks(32)
+        .map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n")
+        .collect()
 }
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -18,7 +21,8 @@ fn write_history(dir: &Path) {
     let (wal, _) = open(dir, 4096);
     let log = wal.group(ReplicaId(0x0102)).unwrap();
     wait(|done| log.save_vote(VoteRecord { term: 5, voted_for: 0x0102, committed: true }, done)).unwrap();
-    wait(|done| log.append(vec![record(1, 5, "one"), record(2, 5, "two"), record(3, 5, "three")], done)).unwrap();
+    wait(|done| log.append(vec![record(1, 5, "one"), record(2, 5, "two"), record(3, 5, "three")], done))
+        .unwrap();
     log.save_committed((5, 2));
     wait(|done| log.truncate_after(Some(2), done)).unwrap();
     wait(|done| log.purge((5, 1), done)).unwrap();

@@ -144,7 +144,7 @@ impl Run {
                 self.reopen();
             }
             Step::Crash => {
-                let dir = copy_dir(self.dir.path());
+                let dir = copy_dir(&self.wal, self.dir.path());
                 self.wal.close();
                 self.dir = dir;
                 self.reopen();
@@ -171,8 +171,12 @@ impl Run {
 
     fn check(&self) {
         let live = |model: &Model| !model.records.is_empty() || model.state != GroupState::default();
-        let replicas: Vec<_> =
-            self.models.iter().filter(|(_, model)| live(model)).map(|(&replica, _)| ReplicaId(replica)).collect();
+        let replicas: Vec<_> = self
+            .models
+            .iter()
+            .filter(|(_, model)| live(model))
+            .map(|(&replica, _)| ReplicaId(replica))
+            .collect();
         assert_eq!(self.wal.groups(), replicas);
         for (&replica, model) in &self.models {
             let log = self.log(replica);

@@ -21,7 +21,7 @@ fn many_threads_share_flushes_and_lose_nothing() {
     let stats = wal.stats();
     assert_eq!(stats.records, 32 * 50);
     assert!(stats.fsyncs < 32 * 50, "no group commit: {stats:?}");
-    let crashed = copy_dir(dir.path());
+    let crashed = copy_dir(&wal, dir.path());
     wal.close();
     let (wal, recovered) = open(crashed.path(), 1 << 20);
     assert_eq!(recovered.records, 32 * 50);
@@ -150,4 +150,49 @@ fn a_closed_log_and_a_removed_replica_refuse() {
     let (wal, _) = open(dir.path(), 1 << 16);
     assert_eq!(wal.groups(), []);
     wal.close();
+}
+
+/// Not a property but a figure: `cargo test --release -p borough-node -- --ignored --nocapture throughput`.
+#[test]
+#[ignore = "a measurement"]
+fn throughput_of_many_submitters() {
+    const SUBMITTERS: u64 = 64;
+    const RECORDS: u64 = 4000;
+    for replicas in [1, 8, 64] {
+        let dir = tempfile::tempdir().unwrap();
+        let (wal, _) = open(dir.path(), 64 << 20);
+        let logs: Vec<_> = (0..replicas).map(|number| wal.group(ReplicaId(number + 1)).unwrap()).collect();
+        let nexts: Vec<_> = logs.iter().map(|_| parking_lot::Mutex::new(1u64)).collect();
+        let payload = Bytes::from(vec![9; 256]);
+        let started = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            for submitter in 0..SUBMITTERS {
+                let (log, next) =
+                    (&logs[(submitter % replicas) as usize], &nexts[(submitter % replicas) as usize]);
+                let payload = &payload;
+                scope.spawn(move || {
+                    let thread = std::thread::current();
+                    let answered = Arc::new(AtomicU64::new(0));
+                    for number in 1..=RECORDS {
+                        let (thread, answer) = (thread.clone(), Arc::clone(&answered));
+                        let done: Done = Box::new(move |result| {
+                            result.unwrap();
+                            answer.store(number, Ordering::Release);
+                            thread.unpark();
+                        });
+                        let mut next = next.lock();
+                        log.append(vec![record(*next, 1, payload.clone())], done);
+                        *next += 1;
+                        drop(next);
+                        while answered.load(Ordering::Acquire) < number {
+                            std::thread::park();
+                        }
+                    }
+                });
+            }
+        });
+        let rate = (SUBMITTERS * RECORDS) as f64 / started.elapsed().as_secs_f64();
+        println!("{replicas} replicas: {rate:.0} records/s, {:?}", wal.stats());
+        wal.close();
+    }
 }

@@ -28,7 +28,7 @@ fn disk_is_bounded_though_an_idle_replica_pins_the_oldest_segment() {
     assert!(files <= 10 * SEGMENT_BYTES, "{files}");
     let expected: Vec<_> = (1..=3).map(|index| record(index, 3, format!("idle {index}"))).collect();
     assert_eq!(read_all(&idle), expected);
-    let crashed = copy_dir(dir.path());
+    let crashed = copy_dir(&wal, dir.path());
     wal.close();
     let (wal, recovered) = open(crashed.path(), SEGMENT_BYTES);
     assert_eq!(recovered.damaged, []);
@@ -80,7 +80,7 @@ fn a_recycled_segment_brings_nothing_back() {
             wait(|done| new.purge((1, index), done)).unwrap();
         }
         if index % 7 == 0 {
-            let crashed = copy_dir(dir.path());
+            let crashed = copy_dir(&wal, dir.path());
             let (copy, recovered) = open(crashed.path(), SEGMENT_BYTES);
             assert_eq!(recovered.truncated_tail, None, "at {index}");
             assert_eq!(copy.groups(), [ReplicaId(2)], "at {index}");
@@ -106,7 +106,7 @@ fn truncated_records_stay_truncated_after_their_segment_is_freed() {
         append(&busy, index, 1, vec![0; 200]);
         wait(|done| busy.purge((1, index), done)).unwrap();
         if index % 20 == 0 {
-            let crashed = copy_dir(dir.path());
+            let crashed = copy_dir(&wal, dir.path());
             let (copy, _) = open(crashed.path(), SEGMENT_BYTES);
             let found: Vec<_> = read_all(&copy.group(ReplicaId(1)).unwrap())
                 .iter()
