@@ -1,0 +1,164 @@
+//! `:batchGet`: the keys of each shard travel in one read.
+
+use std::collections::BTreeMap;
+
+use axum::body::Body;
+use axum::response::Response;
+use borough_proto::document::{etag, present};
+use borough_proto::error::ProblemType;
+use borough_proto::http_api::{BatchGetRequest, BatchKey};
+use borough_proto::limits::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX, ID_BYTES_MAX, SORT_BYTES_MAX};
+use borough_proto::wire::{self, CollectionInfo};
+use borough_proto::{ShardId, error::Problem};
+use bytes::{BufMut as _, BytesMut};
+use futures::future::join_all;
+use http::StatusCode;
+
+use super::call::{Call, check_sort, shard_of};
+use super::settle::{Named, not_found};
+use crate::http::answer::{Items, json, put_json};
+use crate::http::path::check_key;
+use crate::http::query::{Param, Query};
+use crate::http::refusal::Refusal;
+
+/// What became of one key.
+enum Got {
+    Document(wire::Document),
+    Absent,
+    Refused(Problem),
+}
+
+/// 200 with a status for each key, in request order.
+///
+/// # Errors
+/// A [`Refusal`] for a request that is malformed as a whole.
+pub async fn batch_get(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Result<Response, Refusal> {
+    let query = Query::parse(call.head.uri.query(), &[Param::View])?;
+    let body = call.body(body, BATCH_BYTES_MAX, &["application/json"]).await?;
+    let request: BatchGetRequest = parse(&body)?;
+    check_count("ids", request.ids.len())?;
+    let map = call.map().await?;
+    let mut keys = Vec::with_capacity(request.ids.len());
+    let mut shards: BTreeMap<ShardId, Vec<usize>> = BTreeMap::new();
+    for (position, key) in request.ids.into_iter().enumerate() {
+        let (id, sort) = match key {
+            BatchKey::Id(id) => (id, None),
+            BatchKey::Sorted { id, sort } => (id, Some(sort)),
+        };
+        check_item(info, &id, sort.as_deref())
+            .map_err(|refusal| refusal.detail(&format!("ids[{position}]")))?;
+        shards.entry(shard_of(&map, &id)?).or_default().push(position);
+        keys.push(wire::DocumentKey { collection: info.id, id, sort });
+    }
+    let reads = shards.into_iter().map(|(shard, positions)| read(call, shard, positions, &keys));
+    let mut trace = call.trace();
+    let mut got: Vec<Got> = keys.iter().map(|_| Got::Absent).collect();
+    for (positions, answer) in join_all(reads).await {
+        match answer {
+            Ok(answer) => {
+                trace.note(&answer);
+                for (position, item) in positions.into_iter().zip(answer.body.items) {
+                    if let (Some(slot), Some(document)) = (got.get_mut(position), item.document) {
+                        *slot = Got::Document(document);
+                    }
+                }
+            }
+            Err(error) => {
+                let problem = Refusal::from(error).into_problem();
+                for position in positions {
+                    if let Some(slot) = got.get_mut(position) {
+                        *slot = Got::Refused(problem.clone());
+                    }
+                }
+            }
+        }
+    }
+    let bytes =
+        got.iter().map(|got| if let Got::Document(document) = got { document.body.len() + 128 } else { 64 });
+    let mut items = Items::new(bytes.sum());
+    for (key, got) in keys.iter().zip(got) {
+        items.push(|out| put_item(out, info, key, got, query.stored));
+    }
+    let mut response = json(StatusCode::OK, items.finish(None));
+    trace.write(response.headers_mut());
+    Ok(response)
+}
+
+type ShardRead =
+    Result<borough_proto::exchange::Answer<wire::ReadReply>, borough_proto::exchange::ForwardError>;
+
+async fn read(
+    call: &Call<'_>,
+    shard: ShardId,
+    positions: Vec<usize>,
+    keys: &[wire::DocumentKey],
+) -> (Vec<usize>, ShardRead) {
+    let keys = positions.iter().filter_map(|&position| keys.get(position).cloned()).collect();
+    let read = wire::Read { keys, freshness: call.freshness(shard) };
+    (positions, call.app.forwarder.read(shard, read, call.deadline).await)
+}
+
+fn put_item(out: &mut BytesMut, info: &CollectionInfo, key: &wire::DocumentKey, got: Got, stored: bool) {
+    out.put_slice(b"{\"id\":");
+    put_json(out, &key.id);
+    if let Some(sort) = &key.sort {
+        out.put_slice(b",\"sort\":");
+        put_json(out, sort);
+    }
+    match got {
+        Got::Document(document) => {
+            out.put_slice(b",\"status\":200,\"etag\":");
+            put_json(out, &etag(document.version));
+            out.put_slice(b",\"document\":");
+            let flags = if stored { 0 } else { document.flags };
+            out.put_slice(&present(&key.id, key.sort.as_deref(), flags, &document.body));
+        }
+        Got::Absent => {
+            let named =
+                Named { collection: &info.name, id: &key.id, sort: key.sort.as_deref(), create: false };
+            put_problem(out, &not_found(named).into_problem());
+        }
+        Got::Refused(problem) => put_problem(out, &problem),
+    }
+    out.put_u8(b'}');
+}
+
+/// Appends `,"status":…,"problem":{…}`.
+pub fn put_problem(out: &mut BytesMut, problem: &Problem) {
+    out.put_slice(b",\"status\":");
+    put_json(out, &problem.status);
+    out.put_slice(b",\"problem\":");
+    put_json(out, problem);
+}
+
+/// Reads a batch's envelope.
+///
+/// # Errors
+/// 400 with the place of the mistake.
+pub fn parse<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal::new(ProblemType::MalformedJson, error.to_string()))
+}
+
+/// Checks how many items a batch has.
+///
+/// # Errors
+/// 400 naming the field and the limit.
+pub fn check_count(field: &'static str, count: usize) -> Result<(), Refusal> {
+    if (1..=BATCH_ITEMS_MAX).contains(&count) {
+        return Ok(());
+    }
+    let detail = format!("{field:?} has {count} items; it has 1 to {BATCH_ITEMS_MAX}");
+    Err(Refusal::new(ProblemType::BadRequest, detail).field(field).limit(BATCH_ITEMS_MAX))
+}
+
+/// Checks the key of a batch's item.
+///
+/// # Errors
+/// 400 naming the field and the limit.
+pub fn check_item(info: &CollectionInfo, id: &str, sort: Option<&str>) -> Result<(), Refusal> {
+    check_key(id, "id", ID_BYTES_MAX)?;
+    if let Some(sort) = sort {
+        check_key(sort, "sort", SORT_BYTES_MAX)?;
+    }
+    check_sort(info, sort)
+}

@@ -1,0 +1,280 @@
+//! Every request's way in and out: limits, dispatch by path and method, request id, metrics.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::response::Response;
+use borough_proto::error::ProblemType;
+use borough_proto::exchange::Forwarder;
+use futures::FutureExt as _;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
+use tokio::time::Instant;
+use tracing::error;
+
+use crate::api::call::{Call, REQUEST_ID, collection, panicked};
+use crate::api::{admin, batch_get, batch_write, document, list, transact, write};
+use crate::cluster_calls::ClusterCalls;
+use crate::config::Config;
+use crate::http::answer::without_body;
+use crate::http::headers::valid_request_id;
+use crate::http::path::Target;
+use crate::http::refusal::Refusal;
+use crate::listener::Peer;
+use crate::metrics::{Metrics, Route};
+use crate::rate::ClientLimit;
+
+/// What all requests share.
+pub struct App {
+    pub config: Config,
+    pub forwarder: Arc<Forwarder>,
+    pub cluster: ClusterCalls,
+    pub metrics: Metrics,
+    pub limit: ArcSwapOption<ClientLimit>,
+    /// The router is stopping: `/readyz` says no.
+    pub draining: AtomicBool,
+    in_flight: AtomicUsize,
+}
+
+impl App {
+    pub fn new(config: Config, forwarder: Arc<Forwarder>) -> Self {
+        let cluster = ClusterCalls::new(Arc::clone(&forwarder), config.nodes.clone());
+        let limit = ArcSwapOption::from_pointee(ClientLimit::new(&config.rate_limit));
+        Self {
+            config,
+            forwarder,
+            cluster,
+            metrics: Metrics::default(),
+            limit,
+            draining: AtomicBool::new(false),
+            in_flight: AtomicUsize::new(0),
+        }
+    }
+
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Answers one request. Never fails and never panics: what goes wrong is a problem with an outcome (I9).
+    pub async fn handle(&self, request: Request<Body>) -> Response {
+        let arrived = Instant::now();
+        let (head, body) = request.into_parts();
+        let _place = Place::take(&self.in_flight);
+        let mut extra = HeaderMap::new();
+        let mut route = Route::Other;
+        let work = self.answer(&head, body, arrived, &mut route, &mut extra);
+        let answer = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+            error!(method = %head.method, path = head.uri.path(), "panic while handling a request");
+            Err(panicked())
+        });
+        let mut response = answer.unwrap_or_else(Refusal::into_response);
+        if head.method == Method::HEAD {
+            response = without_body(response);
+        }
+        response.headers_mut().extend(extra);
+        response.headers_mut().insert(REQUEST_ID, request_id(&head.headers));
+        self.metrics.request(route, response.status(), arrived.elapsed());
+        response
+    }
+
+    async fn answer(
+        &self,
+        head: &Parts,
+        body: Body,
+        arrived: Instant,
+        route: &mut Route,
+        extra: &mut HeaderMap,
+    ) -> Result<Response, Refusal> {
+        let target = Target::parse(head.uri.path())?;
+        *route = route_of(&target, &head.method);
+        match target {
+            Target::Livez => return get_only(head).map(|()| plain("ok\n")),
+            Target::Readyz => return get_only(head).and_then(|()| self.ready()),
+            Target::Metrics => return get_only(head).map(|()| self.metrics_page()),
+            _ => {}
+        }
+        if let Some(limit) = &*self.limit.load() {
+            let peer = head.extensions.get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer.0);
+            *extra = limit.check(peer, &head.headers)?;
+        }
+        if self.in_flight() > self.config.limits.requests_max {
+            let refusal = Refusal::new(ProblemType::Overloaded, "too many requests in flight");
+            return Err(refusal.retry_after(Duration::from_secs(1)));
+        }
+        let call = Call::new(self, head, arrived)?;
+        dispatch(&call, target, body).await
+    }
+
+    fn ready(&self) -> Result<Response, Refusal> {
+        let refuse =
+            |why: &str| Err(Refusal::new(ProblemType::Unavailable, why).retry_after(Duration::from_secs(1)));
+        if self.draining.load(Ordering::Relaxed) {
+            return refuse("the router is stopping");
+        }
+        if self.forwarder.watch().map().shards().is_empty() {
+            return refuse("no cluster was found among the configured nodes");
+        }
+        Ok(plain("ok\n"))
+    }
+
+    fn metrics_page(&self) -> Response {
+        #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+        {
+            self.metrics.in_flight.set(self.in_flight() as f64);
+            self.metrics.map_epoch.set(self.forwarder.watch().map().epoch() as f64);
+            self.metrics.nodes_connected.set(self.forwarder.pool().connected() as f64);
+        }
+        let mut response = plain("");
+        *response.body_mut() = Body::from(self.metrics.render());
+        response
+    }
+}
+
+async fn dispatch(call: &Call<'_>, target: Target<'_>, body: Body) -> Result<Response, Refusal> {
+    let method = &call.head.method;
+    let reads = *method == Method::GET || *method == Method::HEAD;
+    let changes = matches!(*method, Method::PUT | Method::PATCH | Method::DELETE);
+    match target {
+        Target::Document { collection: name, id } => {
+            let info = collection(&*call.map().await?, &name)?;
+            match info.sort_key {
+                false if reads => document::get(call, &info, &id, None).await,
+                false if changes => write::change(call, body, &info, &id, None).await,
+                true if reads => list::partition(call, &info, &id).await,
+                true if changes => Err(Refusal::method("GET, HEAD", sorted(&name))),
+                false => {
+                    Err(Refusal::method("GET, HEAD, PUT, PATCH, DELETE", "a document has no such method"))
+                }
+                true => Err(Refusal::method("GET, HEAD", "a partition is only read")),
+            }
+        }
+        Target::Item { collection: name, id, sort } => {
+            let info = collection(&*call.map().await?, &name)?;
+            if !info.sort_key {
+                let detail =
+                    format!("collection {name:?} is not sorted: its documents are /v1/{name}/{{id}}");
+                return Err(Refusal::new(ProblemType::NotFound, detail));
+            }
+            match (reads, changes) {
+                (true, _) => document::get(call, &info, &id, Some(&sort)).await,
+                (_, true) => write::change(call, body, &info, &id, Some(&sort)).await,
+                _ => Err(Refusal::method("GET, HEAD, PUT, PATCH, DELETE", "an item has no such method")),
+            }
+        }
+        Target::Collection { collection: name } => {
+            let info = collection(&*call.map().await?, &name)?;
+            if reads {
+                list::collection(call, &info).await
+            } else if *method == Method::POST {
+                write::create(call, body, &info).await
+            } else {
+                Err(Refusal::method(
+                    "GET, HEAD, POST",
+                    "a collection is listed or posted to; see /admin/v1/collections",
+                ))
+            }
+        }
+        Target::BatchGet { collection: name } => {
+            post_only(method)?;
+            let info = collection(&*call.map().await?, &name)?;
+            batch_get::batch_get(call, body, &info).await
+        }
+        Target::BatchWrite { collection: name } => {
+            post_only(method)?;
+            let info = collection(&*call.map().await?, &name)?;
+            batch_write::batch_write(call, body, &info).await
+        }
+        Target::Transact { id } => {
+            post_only(method)?;
+            transact::transact(call, body, &id).await
+        }
+        Target::Cluster => {
+            get_only(call.head)?;
+            admin::cluster(call).await
+        }
+        Target::AdminCollections => {
+            get_only(call.head)?;
+            admin::list(call).await
+        }
+        Target::AdminCollection { name } => admin::one(call, body, &name).await,
+        // Answered before a call is made of the request.
+        Target::Livez | Target::Readyz | Target::Metrics => Ok(plain("")),
+    }
+}
+
+fn sorted(name: &str) -> String {
+    format!("collection {name:?} is sorted: its items are /v1/{name}/{{id}}/{{sort}}")
+}
+
+fn get_only(head: &Parts) -> Result<(), Refusal> {
+    match head.method {
+        Method::GET | Method::HEAD => Ok(()),
+        _ => Err(Refusal::method("GET, HEAD", "this resource is only read")),
+    }
+}
+
+fn post_only(method: &Method) -> Result<(), Refusal> {
+    if *method == Method::POST {
+        Ok(())
+    } else {
+        Err(Refusal::method("POST", "a custom method is called with POST"))
+    }
+}
+
+fn plain(text: &'static str) -> Response {
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = StatusCode::OK;
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    response
+}
+
+/// The caller's own id if it can be echoed, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(REQUEST_ID).filter(|value| valid_request_id(value));
+    given.cloned().unwrap_or_else(|| {
+        let made = format!("{:016x}", rand::random::<u64>());
+        HeaderValue::from_str(&made).unwrap_or(HeaderValue::from_static("none"))
+    })
+}
+
+fn route_of(target: &Target<'_>, method: &Method) -> Route {
+    match target {
+        Target::Document { .. } | Target::Item { .. } => match *method {
+            Method::GET | Method::HEAD => Route::Get,
+            Method::PUT => Route::Put,
+            Method::PATCH => Route::Patch,
+            Method::DELETE => Route::Delete,
+            _ => Route::Other,
+        },
+        Target::Collection { .. } if *method == Method::POST => Route::Post,
+        Target::Collection { .. } => Route::List,
+        Target::BatchGet { .. } => Route::BatchGet,
+        Target::BatchWrite { .. } => Route::BatchWrite,
+        Target::Transact { .. } => Route::Transact,
+        Target::Cluster | Target::AdminCollections | Target::AdminCollection { .. } => Route::Admin,
+        Target::Livez | Target::Readyz | Target::Metrics => Route::Other,
+    }
+}
+
+/// One of the places for requests in flight.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn take(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,132 @@
+//! Binds, serves and drains.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use borough_proto::exchange::channel::ChannelSettings;
+use borough_proto::exchange::mux::Limits;
+use borough_proto::exchange::pool::PoolSettings;
+use borough_proto::exchange::{ForwardSettings, Forwarder};
+use http::Request;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::app::App;
+use crate::config::Config;
+use crate::listener::{BoundedListener, Peer};
+use crate::openapi;
+use crate::rate::ClientLimit;
+
+/// How often metrics are folded and idle clients forgotten.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Why a router stopped, or did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("bind {addr}")]
+    Bind { addr: SocketAddr, source: std::io::Error },
+    #[error("serve HTTP")]
+    Serve { source: std::io::Error },
+    #[error("requests were still in flight {after:?} after the stop")]
+    DrainTimeout { after: Duration },
+}
+
+/// Runs a router until `shutdown`, then drains it: `/readyz` says no, requests in flight are finished.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    run_with(config, shutdown, |_| {}).await
+}
+
+/// [`run`], telling the bound address as soon as connections are accepted (`listen` may name port 0).
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run_with(
+    config: Config,
+    shutdown: CancellationToken,
+    on_bound: impl FnOnce(SocketAddr),
+) -> Result<(), RunError> {
+    let addr = config.listen;
+    let bind = |source| RunError::Bind { addr, source };
+    let tcp = TcpListener::bind(addr).await.map_err(bind)?;
+    let bound = tcp.local_addr().map_err(bind)?;
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let forwarder = Forwarder::start(config.nodes.clone(), settings(&config), &tasks, &stop);
+    let app = Arc::new(App::new(config, forwarder));
+    tasks.spawn(upkeep(Arc::clone(&app), stop.clone()));
+    info!(%bound, nodes = ?app.config.nodes, "router listens");
+    on_bound(bound);
+    let served = serve(&app, tcp, shutdown).await;
+    stop.cancel();
+    tasks.close();
+    tasks.wait().await;
+    info!("router stopped");
+    served
+}
+
+fn settings(config: &Config) -> ForwardSettings {
+    let mux = Limits {
+        in_flight_max: config.limits.calls_per_node_max,
+        queued_bytes_max: config.limits.queued_bytes_per_node_max,
+        ..Limits::default()
+    };
+    ForwardSettings {
+        pool: PoolSettings { channel: ChannelSettings::default(), mux },
+        attempt: config.attempt_timeout,
+    }
+}
+
+async fn serve(app: &Arc<App>, tcp: TcpListener, shutdown: CancellationToken) -> Result<(), RunError> {
+    let router: Router = openapi::router().fallback(handle).with_state(Arc::clone(app));
+    let listener = BoundedListener::new(tcp, app.config.limits.connections_max);
+    let accepting = CancellationToken::new();
+    let graceful = accepting.clone();
+    let server = axum::serve(listener, router.into_make_service_with_connect_info::<Peer>())
+        .with_graceful_shutdown(async move { graceful.cancelled().await });
+    let drain = async {
+        shutdown.cancelled().await;
+        info!(in_flight = app.in_flight(), "router drains");
+        app.draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(app.config.drain_delay).await;
+        accepting.cancel();
+        tokio::time::sleep(app.config.drain_timeout).await;
+    };
+    tokio::select! {
+        served = std::future::IntoFuture::into_future(server) => served.map_err(|source| RunError::Serve { source }),
+        () = drain => {
+            let in_flight = app.in_flight();
+            if in_flight == 0 {
+                // Only idle connections are left.
+                return Ok(());
+            }
+            warn!(in_flight, "router stops with requests in flight");
+            Err(RunError::DrainTimeout { after: app.config.drain_timeout })
+        }
+    }
+}
+
+async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
+    app.handle(request).await
+}
+
+async fn upkeep(app: Arc<App>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(UPKEEP_EVERY);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        app.metrics.upkeep();
+        if let Some(limit) = &*app.limit.load()
+            && limit.forget_idle()
+        {
+            app.limit.store(ClientLimit::new(&app.config.rate_limit).map(Arc::new));
+        }
+    }
+}
