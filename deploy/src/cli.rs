@@ -80,6 +80,11 @@ pub enum Command {
     /// List documents, one a line
     List(ListArgs),
     /// Write the documents of an NDJSON file, in parallel and resumable
+    #[command(long_about = "Write the documents of an NDJSON file, in parallel and resumable\n\n\
+        Documents are stored exactly as they are in the file. A collection that does not exist is created, \
+        with a sort key when --sort is given. Progress is kept in FILE.borough-import: the same command goes on \
+        where it was interrupted, and the file is removed at the end. Lines that cannot be imported are reported \
+        with their number and passed over; the exit code is 1 then.")]
     Import(ImportArgs),
     /// Write all documents of a collection to stdout as NDJSON
     Export(ExportArgs),
@@ -193,7 +198,7 @@ mod tests {
             "borough patch users 1 @file",
             "borough delete users 1 --if-match \"1\"",
             "borough list posts --partition 1 --start a --end b --reverse",
-            "borough import users f.ndjson --id id --sort sort --batch 100 --concurrency 8",
+            "borough import users f.ndjson --id id --sort sort --batch 100 --concurrency 8 --create",
             "borough export posts --partition 1",
             "borough get users -1",
         ] {

@@ -94,7 +94,7 @@ async fn prepare(client: &Client, args: &ImportArgs) -> Result<()> {
             bail!("{} has no sort key: leave --sort out", args.collection)
         }
         Some(_) => Ok(()),
-        None if args.no_create => bail!("no such collection: {}", args.collection),
+        None if args.no_create && !args.create => bail!("no such collection: {}", args.collection),
         None => {
             let options = CollectionOptions { sort_key, ..CollectionOptions::default() };
             client.admin().put_collection(&args.collection, &options).await?;

@@ -150,14 +150,7 @@ pub struct ListArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-#[command(
-    long_about = "Write the documents of an NDJSON file, in parallel and resumable\n\n\
-        Documents are stored exactly as they are in the file. A collection that does not exist is created, \
-        with a sort key when --sort is given. Progress is kept in FILE.borough-import: the same command goes on \
-        where it was interrupted, and the file is removed at the end. Lines that cannot be imported are reported \
-        with their number and passed over; the exit code is 1 then.",
-    after_help = "Example:\n  borough import posts posts.ndjson --id userId --sort id"
-)]
+#[command(after_help = "Example:\n  borough import posts posts.ndjson --id userId --sort id")]
 pub struct ImportArgs {
     pub collection: String,
     /// One JSON object a line; `-` for stdin (not resumable)
@@ -174,6 +167,9 @@ pub struct ImportArgs {
     /// Requests at a time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
+    /// Create the collection when it does not exist, with a sort key when --sort is given; the default
+    #[arg(long, overrides_with = "no_create")]
+    pub create: bool,
     /// Fail when the collection does not exist, rather than create it
     #[arg(long)]
     pub no_create: bool,

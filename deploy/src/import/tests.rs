@@ -210,6 +210,7 @@ fn arguments(url: &str, file: PathBuf) -> ImportArgs {
         sort: Some("id".to_owned()),
         batch: 10,
         concurrency: 4,
+        create: false,
         no_create: false,
         target: crate::cli::Target { router: url.to_owned() },
     }
