@@ -97,7 +97,8 @@ async fn an_idempotency_key_replays_the_first_answer() {
 async fn bad_requests_name_what_is_wrong() {
     let world = World::new().await;
     let huge = format!("{{\"a\":\"{}\"}}", "x".repeat(1 << 20));
-    let table: &[(&str, &str, &[(&str, &str)], &str, u16)] = &[
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, u16);
+    let table: &[Case<'_>] = &[
         ("PUT", "/v1/users/a", &[], "[]", 400),
         ("PUT", "/v1/users/a", &[], "{\"id\":\"b\"}", 400),
         ("PUT", "/v1/users/a", &[("content-type", "text/plain")], "{}", 415),

@@ -155,7 +155,7 @@ impl Store {
         }
         let before = self.documents.clone();
         let mut ops: Vec<wire::OpReply> = unit.ops.iter().map(|op| self.op(op)).collect();
-        if ops.iter().any(|op| (op.status as i32) >= OpStatus::NotFound as i32) {
+        if ops.iter().any(|op| op.status >= OpStatus::NotFound as i32) {
             self.documents = before;
             for op in ops.iter_mut().filter(|op| op.status < OpStatus::NotFound as i32) {
                 *op = failed(OpStatus::Aborted, 0);
