@@ -115,8 +115,7 @@ impl Config {
     }
 }
 
-#[expect(clippy::ptr_arg, reason = "garde passes the field's own type")]
-fn addr(addr: &String, (): &()) -> garde::Result {
+fn addr(addr: &str, (): &()) -> garde::Result {
     let port = addr
         .rsplit_once(':')
         .filter(|(host, _)| !host.is_empty())

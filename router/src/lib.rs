@@ -13,6 +13,8 @@ mod metrics;
 mod openapi;
 mod rate;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 pub use config::{Config, LimitsConfig, RateLimitConfig};
 pub use serve::{RunError, run, run_with};

@@ -62,6 +62,8 @@ struct PeerState {
     failures: u32,
     /// No probe before this.
     probe_at: Option<Instant>,
+    /// The node has left the map, or its address.
+    retired: bool,
 }
 
 impl Pool {
@@ -79,8 +81,14 @@ impl Pool {
             let kept = old.get(&id).filter(|peer| peer.addr == node.addr).cloned();
             (id, kept.unwrap_or_else(|| self.peer(&node.addr)))
         });
-        let peers = peers.collect();
-        self.peers.store(Arc::new(peers));
+        let peers: HashMap<NodeId, Arc<Peer>> = peers.collect();
+        let peers = Arc::new(peers);
+        self.peers.store(Arc::clone(&peers));
+        for (id, peer) in old.iter() {
+            if !peers.get(id).is_some_and(|kept| Arc::ptr_eq(kept, peer)) {
+                peer.retire();
+            }
+        }
     }
 
     fn peer(&self, addr: &str) -> Arc<Peer> {
@@ -140,7 +148,8 @@ impl Peer {
         }
         let probed = state.failures > 0;
         if state.opening.is_none() {
-            if state.probe_at.is_some_and(|at| Instant::now() < at) || self.stop.is_cancelled() {
+            let early = state.probe_at.is_some_and(|at| Instant::now() < at);
+            if early || state.retired || self.stop.is_cancelled() {
                 return Err(CallError::NotSent);
             }
             state.opening = Some(self.start()?);
@@ -174,6 +183,15 @@ impl Peer {
             peer.ended(&ended, started.elapsed());
         });
         Ok(Arc::new(mux))
+    }
+
+    /// Lets the calls in flight be answered and takes no more.
+    fn retire(&self) {
+        let mut state = self.state.lock();
+        state.retired = true;
+        for mux in [state.opening.take(), self.current.swap(None)].into_iter().flatten() {
+            mux.close();
+        }
     }
 
     fn opened(&self) {

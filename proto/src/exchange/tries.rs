@@ -14,6 +14,8 @@ use crate::wire::{self, FaultCode, data_reply, data_request};
 
 /// Between rounds, once every replica was tried.
 const PAUSES: Backoff = Backoff { first: Duration::from_millis(10), max: Duration::from_millis(100) };
+/// After this many rounds without an answer the map itself is doubted.
+const ROUNDS_TRUSTED: u32 = 3;
 /// After this many refusals for load the caller is told, so that retries do not feed the overload.
 const REFUSALS_MAX: u32 = 3;
 /// How long nodes may go without knowing a collection that the map has.
@@ -70,6 +72,10 @@ impl<'a> Tries<'a> {
             let next =
                 self.route.next(&self.forwarder.watch.topology(), self.shard, |node| pool.in_flight(node));
             let Some((node, epoch)) = next else {
+                if self.pauses >= ROUNDS_TRUSTED {
+                    // The replicas may be elsewhere by now, and the node we watch may be cut off itself.
+                    self.forwarder.watch.refresh();
+                }
                 self.pause().await?;
                 continue;
             };

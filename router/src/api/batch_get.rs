@@ -1,4 +1,4 @@
-//! `:batchGet`: the keys of each shard travel in one read.
+//! `:batchGet`: the keys of each shard travel together.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,9 @@ use crate::http::answer::{Items, json, put_json};
 use crate::http::path::check_key;
 use crate::http::query::{Param, Query};
 use crate::http::refusal::Refusal;
+
+/// Keys of one read: even the largest documents then fit into one message between processes.
+const READ_KEYS_MAX: usize = 32;
 
 /// What became of one key.
 enum Got {
@@ -50,7 +53,10 @@ pub async fn batch_get(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Re
         shards.entry(shard_of(&map, &id)?).or_default().push(position);
         keys.push(wire::DocumentKey { collection: info.id, id, sort });
     }
-    let reads = shards.into_iter().map(|(shard, positions)| read(call, shard, positions, &keys));
+    let chunks = shards
+        .iter()
+        .flat_map(|(&shard, positions)| positions.chunks(READ_KEYS_MAX).map(move |chunk| (shard, chunk)));
+    let reads = chunks.map(|(shard, positions)| read(call, shard, positions.to_vec(), &keys));
     let mut trace = call.trace();
     let mut got: Vec<Got> = keys.iter().map(|_| Got::Absent).collect();
     for (positions, answer) in join_all(reads).await {

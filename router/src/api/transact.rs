@@ -138,7 +138,10 @@ fn plan(map: &ClusterMap, id: &str, op: TransactOp) -> Result<wire::Op, Refusal>
         }
         (None, None, false, true) => (Action::Check(wire::Check {}), false),
         _ => {
-            return Err(bad("exactly one of \"put\", \"patch\", \"delete\" and \"check\" must be set", "ops"));
+            return Err(bad(
+                "exactly one of \"put\", \"patch\", \"delete\" and \"check\" must be set",
+                "ops",
+            ));
         }
     };
     if ttl_ms.is_some() && !keeps {

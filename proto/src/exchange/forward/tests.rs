@@ -203,6 +203,25 @@ async fn dead_nodes_cost_no_time_once_known() {
 }
 
 #[tokio::test]
+async fn a_node_that_leaves_the_map_is_let_go() {
+    let cluster = Cluster::start(1, |_, _| read_reply()).await;
+    cluster.forwarder.read(SHARD, wire::Read::default(), within(5000)).await.unwrap();
+    assert_eq!(cluster.forwarder.pool().connected(), 1);
+    let tasks = cluster.tasks.len();
+    let mut map = cluster.map.borrow().clone();
+    map.epoch = 2;
+    map.nodes[0].state = wire::NodeState::Removed.into();
+    cluster.map.send_replace(map);
+    assert!(cluster.forwarder.watch().reached(2, within(5000)).await);
+    assert_eq!(cluster.forwarder.pool().connected(), 0);
+    while cluster.tasks.len() >= tasks {
+        tokio::task::yield_now().await;
+    }
+    let error = cluster.forwarder.read(SHARD, wire::Read::default(), within(100)).await.unwrap_err();
+    assert_eq!(error.why, Why::Unavailable);
+}
+
+#[tokio::test]
 async fn the_forwarders_tasks_end_with_their_token() {
     let cluster = Cluster::start(2, |_, _| read_reply()).await;
     cluster.forwarder.read(SHARD, wire::Read::default(), within(5000)).await.unwrap();

@@ -1,0 +1,84 @@
+//! Health, metrics, admin, limits, start and stop.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::World;
+use super::fake::FakeNode;
+use crate::config::{Config, LimitsConfig, RateLimitConfig};
+
+#[tokio::test]
+async fn health_follows_the_cluster_and_the_drain() {
+    let world = World::new().await;
+    assert_eq!(world.get("/livez").await.status, 200);
+    world.get("/v1/users/a").await;
+    assert_eq!(world.get("/readyz").await.status, 200);
+    world.app.draining.store(true, Ordering::Relaxed);
+    assert_eq!(world.get("/readyz").await.status, 503);
+    assert_eq!(world.get("/livez").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_control_plane_lists_collections_and_passes_the_status_on() {
+    let world = World::new().await;
+    assert_eq!(world.get("/admin/v1/cluster").await.body, "{\"clusterId\":\"fake\"}");
+    let list = world.get("/admin/v1/collections").await.json();
+    assert_eq!(list["items"][0]["name"], "posts");
+    assert_eq!(world.get("/admin/v1/collections/users").await.json()["sortKey"], false);
+    assert_eq!(world.get("/admin/v1/collections/nope").await.status, 404);
+    assert_eq!(world.put("/admin/v1/collections/users", "{\"sortKey\":true}").await.status, 409);
+    assert_eq!(world.put("/admin/v1/collections/Bad", "{}").await.status, 400);
+    assert_eq!(world.put("/admin/v1/collections/x", "{\"sortkey\":true}").await.status, 400);
+    assert_eq!(world.get("/admin/v1/rebalances").await.status, 404);
+}
+
+#[tokio::test]
+async fn requests_beyond_the_bound_are_refused_as_not_applied() {
+    let limits = LimitsConfig { requests_max: 0, ..LimitsConfig::default() };
+    let world = World::with(Config { limits, ..Config::default() }).await;
+    let reply = world.put("/v1/users/a", "{}").await;
+    assert_eq!((reply.status, reply.json()["outcome"].as_str()), (503, Some("not-applied")));
+    assert_eq!(reply.header("retry-after"), "1");
+    assert_eq!(world.get("/livez").await.status, 200);
+}
+
+/// One request over a connection of its own.
+async fn exchange(addr: std::net::SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_router_serves_its_docs_limits_its_clients_and_stops() {
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    let (_node, addr) = FakeNode::start(&tasks).await;
+    let config = Config {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        nodes: vec![addr],
+        rate_limit: RateLimitConfig { per_second: 1, burst: 1, trust_forwarded: false },
+        ..Config::default()
+    };
+    let (sender, bound) = oneshot::channel();
+    let run = tasks.spawn(crate::run_with(config, shutdown.clone(), |addr| sender.send(addr).unwrap()));
+    let addr = bound.await.unwrap();
+    let first = exchange(addr, "/v1/users/a").await;
+    assert!(first.starts_with("HTTP/1.1 404") && first.contains("ratelimit-policy:"), "{first}");
+    let second = exchange(addr, "/v1/users/a").await;
+    assert!(second.starts_with("HTTP/1.1 429") && second.contains("retry-after: 1"), "{second}");
+    assert!(exchange(addr, "/openapi.json").await.contains("\"openapi\":\"3.1.0\""));
+    let docs = exchange(addr, "/docs/").await;
+    assert!(docs.contains("swagger-ui") && !docs.contains("https://"), "{docs}");
+    assert!(exchange(addr, "/metrics").await.contains("borough_router_requests_total"));
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(10), run).await.unwrap().unwrap().unwrap();
+}
