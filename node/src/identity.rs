@@ -62,7 +62,8 @@ impl DataDir {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
                 return Err(fail(
-                    "another process uses it; stop that one, or give this node a directory of its own".to_owned(),
+                    "another process uses it; stop that one, or give this node a directory of its own"
+                        .to_owned(),
                 ));
             }
             Err(fs::TryLockError::Error(error)) => return Err(fail(format!("lock it: {error}"))),

@@ -103,9 +103,10 @@ async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, RunError> {
     }
     let log_config = config.log.clone();
     let opening = tokio::task::spawn_blocking(move || Wal::open(&log_dir, &log_config)).await;
-    let (wal, recovered) = opening
-        .map_err(|error| RunError::Failed(error.to_string()))?
-        .map_err(|error| fail(format!("log: {error}; restore the file, or remove this node and let it join anew")))?;
+    let (wal, recovered) =
+        opening.map_err(|error| RunError::Failed(error.to_string()))?.map_err(|error| {
+            fail(format!("log: {error}; restore the file, or remove this node and let it join anew"))
+        })?;
     if let Some(damage) = recovered.damaged.first() {
         return Err(fail(format!(
             "log: {damage}; restore the file, or remove this node and let it join anew"
@@ -115,7 +116,8 @@ async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, RunError> {
     let engine_dir = dir.path().join(ENGINE_DIR);
     let (kind, cache_bytes) = (config.engine, config.engine_cache_bytes);
     let opening =
-        tokio::task::spawn_blocking(move || open_engine(kind, &engine_dir, cache_bytes, SPACES_EXPECTED)).await;
+        tokio::task::spawn_blocking(move || open_engine(kind, &engine_dir, cache_bytes, SPACES_EXPECTED))
+            .await;
     let engine = opening
         .map_err(|error| RunError::Failed(error.to_string()))?
         .map_err(|error| fail(format!("engine: {error}")))?;
@@ -148,7 +150,11 @@ async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, RunError> {
     Ok(node)
 }
 
-async fn serve(node: &Arc<Node>, shutdown: &CancellationToken, metrics: PrometheusHandle) -> Result<(), RunError> {
+async fn serve(
+    node: &Arc<Node>,
+    shutdown: &CancellationToken,
+    metrics: PrometheusHandle,
+) -> Result<(), RunError> {
     let bind = |addr: std::net::SocketAddr| async move {
         TcpListener::bind(addr).await.map_err(|source| RunError::Listen { addr: addr.to_string(), source })
     };
@@ -156,7 +162,8 @@ async fn serve(node: &Arc<Node>, shutdown: &CancellationToken, metrics: Promethe
     // that a replica is not here while it is being opened.
     let listener = bind(node.config.listen).await?;
     let admin_listener = bind(node.config.admin_listen).await?;
-    let local = |listener: &TcpListener| listener.local_addr().map_err(|error| RunError::Failed(error.to_string()));
+    let local =
+        |listener: &TcpListener| listener.local_addr().map_err(|error| RunError::Failed(error.to_string()));
     let (addr, admin_addr) = (local(&listener)?, local(&admin_listener)?);
     let advertise = &node.config.advertise;
     let advertised = Advertised {
@@ -166,7 +173,8 @@ async fn serve(node: &Arc<Node>, shutdown: &CancellationToken, metrics: Promethe
     let _ = node.advertised.set(advertised.clone());
     let opening = Instant::now();
     open_stored(node).await?;
-    let runtime = Runtime { pid: std::process::id(), addr: advertised.addr.clone(), admin: advertised.admin.clone() };
+    let runtime =
+        Runtime { pid: std::process::id(), addr: advertised.addr.clone(), admin: advertised.admin.clone() };
     node.dir.keep_runtime(&runtime)?;
     tracing::info!(%addr, admin = %admin_addr, ms = opening.elapsed().as_millis(), "listening");
 

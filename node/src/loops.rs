@@ -82,7 +82,9 @@ pub async fn join(node: Arc<Node>) -> Result<(), String> {
                 Ok(Err(status)) if status.code() == tonic::Code::PermissionDenied => {
                     return Err(status.message().to_owned());
                 }
-                Ok(Err(status)) => tracing::debug!(%seed, reason = status.message(), "seed does not admit this node yet"),
+                Ok(Err(status)) => {
+                    tracing::debug!(%seed, reason = status.message(), "seed does not admit this node yet")
+                }
                 Err(_) => tracing::debug!(%seed, "seed does not answer"),
             }
         }
@@ -98,7 +100,9 @@ pub async fn join(node: Arc<Node>) -> Result<(), String> {
             }
         }
         if node.identity.get().is_none() && !std::mem::replace(&mut waiting_told, true) {
-            tracing::info!("waiting for an initialised cluster among the seeds, or for `borough cluster init`");
+            tracing::info!(
+                "waiting for an initialised cluster among the seeds, or for `borough cluster init`"
+            );
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
@@ -239,7 +243,12 @@ pub async fn report_leaving(node: &Arc<Node>) {
 
 async fn send_report(node: &Arc<Node>, report: wire::NodeReport, leader: &mut Option<NodeId>) {
     let map = node.map.get();
-    let members = map.meta().iter().flat_map(|meta| &meta.replicas).map(|replica| NodeId(replica.node)).collect::<Vec<_>>();
+    let members = map
+        .meta()
+        .iter()
+        .flat_map(|meta| &meta.replicas)
+        .map(|replica| NodeId(replica.node))
+        .collect::<Vec<_>>();
     let local = node.meta().and_then(|meta| meta.leader_node());
     let mut hint = local.or(*leader);
     *leader = None;
@@ -261,7 +270,8 @@ async fn send_report(node: &Arc<Node>, report: wire::NodeReport, leader: &mut Op
             *leader = Some(target);
             return;
         }
-        hint = (reply.leader_node != 0 && reply.leader_node != target.get()).then_some(NodeId(reply.leader_node));
+        hint = (reply.leader_node != 0 && reply.leader_node != target.get())
+            .then_some(NodeId(reply.leader_node));
     }
 }
 
@@ -304,7 +314,12 @@ fn make_report(node: &Node, counted: &mut Counted) -> wire::NodeReport {
     }
 }
 
-fn rates(counted: &mut Counted, replica: ReplicaId, machine: &ShardMachine, seconds: Option<f64>) -> (f64, f64) {
+fn rates(
+    counted: &mut Counted,
+    replica: ReplicaId,
+    machine: &ShardMachine,
+    seconds: Option<f64>,
+) -> (f64, f64) {
     let now = (machine.reads.load(Ordering::Relaxed), machine.writes.load(Ordering::Relaxed));
     let before = counted.shards.insert(replica, now).unwrap_or(now);
     match seconds {
@@ -369,7 +384,9 @@ async fn sweep(node: &Arc<Node>) {
                 // Not led any more: the next leader sweeps.
                 let _ = tokio::time::timeout(CALL_MAX, shard.group.propose(proposal(&command))).await;
             }
-            Err(error) => tracing::error!(group = %shard.group.group, %error, "housekeeping could not read the shard"),
+            Err(error) => {
+                tracing::error!(group = %shard.group.group, %error, "housekeeping could not read the shard")
+            }
         }
     }
 }

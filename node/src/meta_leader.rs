@@ -42,7 +42,11 @@ pub enum MetaError {
 ///
 /// # Errors
 /// [`MetaError`].
-pub async fn ask<T, F>(node: &Arc<Node>, deadline: Instant, call: impl Fn(Target) -> F) -> Result<T, MetaError>
+pub async fn ask<T, F>(
+    node: &Arc<Node>,
+    deadline: Instant,
+    call: impl Fn(Target) -> F,
+) -> Result<T, MetaError>
 where
     F: Future<Output = Option<Asked<T>>>,
 {
@@ -118,7 +122,9 @@ pub async fn propose_local(node: &Arc<Node>, command: &wire::CatalogCommand) -> 
     let Some(meta) = node.meta() else { return elsewhere(None) };
     match meta.propose(proposal(command)).await {
         Ok((_, Reply::Catalog(reply))) => wire::ProposeReply { reply: Some(reply), ..Default::default() },
-        Ok((_, Reply::None | Reply::Shard(_) | Reply::Undecodable)) | Err(ProposeError::Unknown(_)) => elsewhere(None),
+        Ok((_, Reply::None | Reply::Shard(_) | Reply::Undecodable)) | Err(ProposeError::Unknown(_)) => {
+            elsewhere(None)
+        }
         Err(ProposeError::NotLeader { leader }) => elsewhere(leader),
     }
 }

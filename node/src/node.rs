@@ -144,7 +144,10 @@ impl Node {
             // The first replica of a new group makes it; every other one is told by the leader.
             let first = info.replicas.len() == 1 && info.epoch == 1;
             for replica in info.replicas.iter().filter(|replica| replica.node == me.get()) {
-                wanted.insert(ReplicaId(replica.id), (group, first && replica.role() == wire::ReplicaRole::Voter));
+                wanted.insert(
+                    ReplicaId(replica.id),
+                    (group, first && replica.role() == wire::ReplicaRole::Voter),
+                );
             }
         }
         let mut failures = Vec::new();
@@ -171,7 +174,12 @@ impl Node {
     ///
     /// # Errors
     /// A text that names the replica.
-    pub async fn open(&self, group: GroupId, replica: ReplicaId, first: Option<NodeId>) -> Result<(), String> {
+    pub async fn open(
+        &self,
+        group: GroupId,
+        replica: ReplicaId,
+        first: Option<NodeId>,
+    ) -> Result<(), String> {
         let opened = match group.shard() {
             None => {
                 let machine = Arc::clone(&self.catalog);

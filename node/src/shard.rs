@@ -172,14 +172,21 @@ impl Shard {
         self.machine.reads.fetch_add(items.len() as u64, Ordering::Relaxed);
         // A scan does not tell what it hid, so any document that may have just expired counts.
         let header = self.machine.header();
-        if clock == Clock::Leader && state::expires_between(&self.group.state.space().space, header.time_ms, now_ms)? {
+        if clock == Clock::Leader
+            && state::expires_between(&self.group.state.space().space, header.time_ms, now_ms)?
+        {
             self.advance_time(now_ms).await?;
         }
         Ok((items, more, self.group.state.settle().await))
     }
 
     /// A document seen expired by the leader's clock alone: the shard's time must reach that moment first.
-    async fn confirm_expired(&self, deadline_ms: u64, now_ms: u64, clock: Clock) -> Result<(), ShardReadError> {
+    async fn confirm_expired(
+        &self,
+        deadline_ms: u64,
+        now_ms: u64,
+        clock: Clock,
+    ) -> Result<(), ShardReadError> {
         if clock == Clock::Leader && deadline_ms > self.machine.header().time_ms {
             self.advance_time(now_ms).await?;
         }
@@ -203,7 +210,8 @@ impl Shard {
         deleted: impl Fn(u32) -> bool,
     ) -> Result<Option<wire::Sweep>, StoreError> {
         let space = self.group.state.space();
-        let gone = state::collections_held(&space.space)?.into_iter().filter(|&id| deleted(id)).collect::<Vec<_>>();
+        let gone =
+            state::collections_held(&space.space)?.into_iter().filter(|&id| deleted(id)).collect::<Vec<_>>();
         let due = state::sweep_due(&space.space, &self.machine.header(), now_ms, limits)?;
         if gone.is_empty() {
             return Ok(due);

@@ -47,7 +47,8 @@ impl TryFrom<wire::ClusterMap> for ClusterMap {
         if let (Some(at), false) = (next, wire.shards.is_empty()) {
             return Err(MapError::Ranges { at });
         }
-        let shards = wire.shards.iter().enumerate().map(|(index, shard)| (ShardId(shard.id), index)).collect();
+        let shards =
+            wire.shards.iter().enumerate().map(|(index, shard)| (ShardId(shard.id), index)).collect();
         let nodes = wire.nodes.iter().enumerate().map(|(index, node)| (NodeId(node.id), index)).collect();
         let all: Vec<_> = wire.collections.iter().cloned().map(Arc::new).collect();
         let collections = all.iter().map(|info| (info.name.clone(), Arc::clone(info))).collect();
@@ -123,10 +124,20 @@ impl ClusterMap {
     /// What changed from `old` to `self`, as a message for a holder of `old`.
     pub fn update_since(&self, old: &Self) -> wire::MapUpdate {
         if old.epoch() == 0 || old.cluster_id() != self.cluster_id() || old.epoch() > self.epoch() {
-            return wire::MapUpdate { full: Some(self.wire.clone()), epoch: self.epoch(), ..Default::default() };
+            return wire::MapUpdate {
+                full: Some(self.wire.clone()),
+                epoch: self.epoch(),
+                ..Default::default()
+            };
         }
-        let nodes = self.nodes().iter().filter(|node| old.node(NodeId(node.id)) != Some(node)).cloned().collect();
-        let shards = self.shards().iter().filter(|shard| old.shard(ShardId(shard.id)) != Some(shard)).cloned().collect();
+        let nodes =
+            self.nodes().iter().filter(|node| old.node(NodeId(node.id)) != Some(node)).cloned().collect();
+        let shards = self
+            .shards()
+            .iter()
+            .filter(|shard| old.shard(ShardId(shard.id)) != Some(shard))
+            .cloned()
+            .collect();
         let collections = self
             .wire
             .collections
@@ -165,7 +176,10 @@ impl ClusterMap {
     pub fn updated(&self, update: wire::MapUpdate) -> Result<Self, MapError> {
         if let Some(full) = update.full {
             if self.epoch() > 0 && full.cluster_id != self.cluster_id() {
-                return Err(MapError::OtherCluster { found: full.cluster_id, held: self.cluster_id().to_owned() });
+                return Err(MapError::OtherCluster {
+                    found: full.cluster_id,
+                    held: self.cluster_id().to_owned(),
+                });
             }
             return Self::try_from(full);
         }
@@ -205,7 +219,13 @@ mod tests {
         let shards = ranges(shards)
             .into_iter()
             .enumerate()
-            .map(|(id, (first, last))| wire::ShardInfo { id: id as u32, first, last, epoch: 1, replicas: Vec::new() })
+            .map(|(id, (first, last))| wire::ShardInfo {
+                id: id as u32,
+                first,
+                last,
+                epoch: 1,
+                replicas: Vec::new(),
+            })
             .collect();
         let node = |id| wire::NodeInfo { id, addr: format!("127.0.0.1:{id}"), ..Default::default() };
         let users = wire::CollectionInfo { id: 1, name: "users".to_owned(), ..Default::default() };
@@ -251,7 +271,8 @@ mod tests {
         wire.shards[2].epoch = 7;
         wire.nodes.remove(0);
         wire.nodes.push(wire::NodeInfo { id: 3, ..Default::default() });
-        wire.collections = vec![wire::CollectionInfo { id: 2, name: "posts".to_owned(), ..Default::default() }];
+        wire.collections =
+            vec![wire::CollectionInfo { id: 2, name: "posts".to_owned(), ..Default::default() }];
         let new = ClusterMap::try_from(wire).unwrap();
         let update = new.update_since(&old);
         assert!(update.full.is_none());

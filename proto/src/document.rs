@@ -75,7 +75,8 @@ pub fn inspect(body: &[u8]) -> Result<Inspected<'_>, DocumentError> {
 /// [`DocumentError`] but never `TooLarge`.
 pub fn inspect_unbounded(body: &[u8]) -> Result<Inspected<'_>, DocumentError> {
     // serde_json does not check UTF-8 in strings that it skips, so check all of it first.
-    let text = std::str::from_utf8(body).map_err(|error| DocumentError::Malformed { reason: format!("not UTF-8: {error}") })?;
+    let text = std::str::from_utf8(body)
+        .map_err(|error| DocumentError::Malformed { reason: format!("not UTF-8: {error}") })?;
     let first = text.trim_start_matches([' ', '\t', '\r', '\n']).as_bytes().first();
     match first {
         Some(b'{') => {}

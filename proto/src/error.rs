@@ -52,7 +52,9 @@ impl wire::Fault {
     pub fn new(code: wire::FaultCode, detail: impl Into<String>) -> Self {
         use wire::FaultCode as Code;
         let outcome = match code {
-            Code::OutcomeUnknown | Code::DeadlineExceeded | Code::Internal | Code::Unspecified => wire::Outcome::Unknown,
+            Code::OutcomeUnknown | Code::DeadlineExceeded | Code::Internal | Code::Unspecified => {
+                wire::Outcome::Unknown
+            }
             Code::NotLeader
             | Code::WrongEpoch
             | Code::Busy
@@ -62,7 +64,13 @@ impl wire::Fault {
             | Code::Invalid
             | Code::ShuttingDown => wire::Outcome::NotApplied,
         };
-        Self { code: code.into(), detail: detail.into(), outcome: outcome.into(), leader_node: 0, retry_after_ms: 0 }
+        Self {
+            code: code.into(),
+            detail: detail.into(),
+            outcome: outcome.into(),
+            leader_node: 0,
+            retry_after_ms: 0,
+        }
     }
 
     /// The same fault with another outcome, where the code alone does not tell.
@@ -90,7 +98,9 @@ impl wire::Fault {
             }
             Code::WrongEpoch | Code::UnknownCollection => Retry::RefreshMap,
             Code::Busy => Retry::After(pause.max(Duration::from_millis(10))),
-            Code::DeadlineExceeded | Code::DiskFull | Code::Invalid | Code::Internal | Code::Unspecified => Retry::Never,
+            Code::DeadlineExceeded | Code::DiskFull | Code::Invalid | Code::Internal | Code::Unspecified => {
+                Retry::Never
+            }
         }
     }
 }

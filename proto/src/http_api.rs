@@ -270,7 +270,12 @@ pub fn parse_ttl(text: &str) -> Result<u64, String> {
     let number = text.strip_suffix('s').ok_or_else(bad)?;
     let (seconds, decimals) = number.split_once('.').unwrap_or((number, ""));
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
-    if seconds.is_empty() || !digits(seconds) || !digits(decimals) || decimals.len() > 3 || number.ends_with('.') {
+    if seconds.is_empty()
+        || !digits(seconds)
+        || !digits(decimals)
+        || decimals.len() > 3
+        || number.ends_with('.')
+    {
         return Err(bad());
     }
     let seconds: u64 = seconds.parse().map_err(|_| bad())?;
@@ -312,7 +317,9 @@ mod tests {
             assert_eq!(parse_ttl(text), Ok(ms));
             assert_eq!(parse_ttl(&format_ttl(ms)), Ok(ms));
         }
-        for text in ["", "s", "0s", "-1s", "1", "1m", "1.s", ".5s", "1.2345s", "99999999999999999999s", "+1s", "1e3s"] {
+        for text in
+            ["", "s", "0s", "-1s", "1", "1m", "1.s", ".5s", "1.2345s", "99999999999999999999s", "+1s", "1e3s"]
+        {
             assert!(parse_ttl(text).is_err(), "{text}");
         }
     }

@@ -74,7 +74,10 @@ impl Session {
             VERSION => {
                 let mut session = Self::default();
                 while !rest.is_empty() {
-                    let shard = decode_varint(&mut rest).ok().and_then(|shard| u32::try_from(shard).ok()).ok_or(BadToken)?;
+                    let shard = decode_varint(&mut rest)
+                        .ok()
+                        .and_then(|shard| u32::try_from(shard).ok())
+                        .ok_or(BadToken)?;
                     let index = decode_varint(&mut rest).map_err(|_| BadToken)?;
                     session.observe(ShardId(shard), index);
                 }

@@ -34,7 +34,8 @@ impl ClusterCalls {
     /// # Errors
     /// 503 when no node answers.
     pub async fn status(&self, deadline: Instant) -> Result<wire::StatusReply, Refusal> {
-        let call = async |mut client: ClusterClient<Channel>| client.status(wire::StatusRequest::default()).await;
+        let call =
+            async |mut client: ClusterClient<Channel>| client.status(wire::StatusRequest::default()).await;
         self.call(false, deadline, call).await
     }
 

@@ -49,13 +49,8 @@ fn initialize(catalog: &mut wire::Catalog, init: wire::InitCatalog) -> wire::Cat
             wire::ShardInfo { id, first, last, epoch: 1, replicas: vec![replica] }
         })
         .collect();
-    let meta = wire::ShardInfo {
-        id: 0,
-        first: 0,
-        last: 0,
-        epoch: 1,
-        replicas: vec![voter(init.meta_replica)],
-    };
+    let meta =
+        wire::ShardInfo { id: 0, first: 0, last: 0, epoch: 1, replicas: vec![voter(init.meta_replica)] };
     let users = wire::CollectionInfo { id: 1, name: FIRST_COLLECTION.to_owned(), ..Default::default() };
     catalog.incarnations.insert(join.incarnation.clone(), node);
     catalog.next_node = node + 1;
@@ -87,7 +82,10 @@ fn node_info(id: u64, join: &wire::JoinRequest) -> wire::NodeInfo {
 fn join_node(catalog: &mut wire::Catalog, join: &wire::JoinRequest) -> wire::CatalogReply {
     let Some(map) = catalog.map.as_mut() else { return refuse("the cluster is not initialised") };
     if !join.cluster_id.is_empty() && join.cluster_id != map.cluster_id {
-        return refuse(format!("the node belongs to cluster {}, this is {}", join.cluster_id, map.cluster_id));
+        return refuse(format!(
+            "the node belongs to cluster {}, this is {}",
+            join.cluster_id, map.cluster_id
+        ));
     }
     let known = catalog.incarnations.get(&join.incarnation).copied();
     let id = match (known, join.node) {
@@ -106,7 +104,9 @@ fn join_node(catalog: &mut wire::Catalog, join: &wire::JoinRequest) -> wire::Cat
     let info = node_info(id, join);
     let changed = match map.nodes.iter_mut().find(|node| node.id == id) {
         Some(node) if node.state() == wire::NodeState::Removed => {
-            return refuse(format!("node {id} was removed from the cluster; start it with an empty data directory"));
+            return refuse(format!(
+                "node {id} was removed from the cluster; start it with an empty data directory"
+            ));
         }
         Some(node) => {
             let info = wire::NodeInfo { state: node.state, ..info };
@@ -142,7 +142,10 @@ fn put_collection(catalog: &mut wire::Catalog, wanted: wire::CollectionInfo) -> 
         return wire::CatalogReply { collection: Some(wanted), ..Default::default() };
     }
     if map.collections.len() >= limits::COLLECTIONS_MAX {
-        return refuse(format!("the cluster has {} collections, the most there can be", limits::COLLECTIONS_MAX));
+        return refuse(format!(
+            "the cluster has {} collections, the most there can be",
+            limits::COLLECTIONS_MAX
+        ));
     }
     let info = wire::CollectionInfo { id: map.next_collection, ..wanted };
     map.next_collection += 1;
@@ -176,7 +179,9 @@ fn add_replica(catalog: &mut wire::Catalog, add: &wire::AddReplica) -> wire::Cat
     if !map.nodes.iter().any(|node| node.id == add.node) {
         return refuse(format!("there is no node {}", add.node));
     }
-    let Some(group) = group_mut(map, add.group) else { return refuse(format!("there is no group {}", add.group)) };
+    let Some(group) = group_mut(map, add.group) else {
+        return refuse(format!("there is no group {}", add.group));
+    };
     if group.epoch != add.epoch || group.replicas.iter().any(|replica| replica.node == add.node) {
         return wire::CatalogReply::default();
     }
@@ -261,7 +266,10 @@ mod tests {
         let mut catalog = initialized();
         let put = |catalog: &mut wire::Catalog, name: &str, sort_key| {
             let collection = wire::CollectionInfo { name: name.to_owned(), sort_key, ..Default::default() };
-            apply(catalog, command(Change::PutCollection(wire::PutCollectionRequest { collection: Some(collection) })))
+            apply(
+                catalog,
+                command(Change::PutCollection(wire::PutCollectionRequest { collection: Some(collection) })),
+            )
         };
         let posts = put(&mut catalog, "posts", true).collection.unwrap().id;
         assert!(!put(&mut catalog, "posts", false).refused.is_empty());

@@ -48,8 +48,10 @@ impl CatalogMachine {
 impl Machine for CatalogMachine {
     fn load(&self, space: &VersionedSpace) -> Result<(), StoreError> {
         let catalog = match space.get(CATALOG_KEY)? {
-            Some(bytes) => wire::Catalog::decode(bytes)
-                .map_err(|error| StoreError::Damaged { space: "meta".to_owned(), detail: error.to_string() })?,
+            Some(bytes) => wire::Catalog::decode(bytes).map_err(|error| StoreError::Damaged {
+                space: "meta".to_owned(),
+                detail: error.to_string(),
+            })?,
             None => wire::Catalog::default(),
         };
         *self.catalog.lock() = catalog;

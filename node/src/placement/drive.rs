@@ -107,13 +107,16 @@ async fn act(node: &Arc<Node>, step: &Step) {
                         wire::PromoteReplica { group: group.get(), epoch: *epoch, replica: learner.get() };
                     record(node, Change::PromoteReplica(promote)).await;
                 }
-                Err(waits) => tracing::debug!(%group, replica = %learner, %waits, "the replica does not vote yet"),
+                Err(waits) => {
+                    tracing::debug!(%group, replica = %learner, %waits, "the replica does not vote yet")
+                }
             }
         }
         Step::Transfer { group, to } => {
             let map = node.map.get();
             let info = group.shard().and_then(|shard| map.shard(shard));
-            let nodes = info.iter().flat_map(|info| &info.replicas).map(|replica| NodeId(replica.node)).collect();
+            let nodes =
+                info.iter().flat_map(|info| &info.replicas).map(|replica| NodeId(replica.node)).collect();
             let request =
                 wire::ReconfigureRequest { group: group.get(), voters: Vec::new(), leader: to.get() };
             if let Err(waits) = ask_leader(node, *group, nodes, request).await {
@@ -125,7 +128,10 @@ async fn act(node: &Arc<Node>, step: &Step) {
 
 fn members(voters: &BTreeMap<ReplicaId, NodeId>) -> Vec<wire::ReplicaInfo> {
     let role = wire::ReplicaRole::Voter.into();
-    voters.iter().map(|(replica, node)| wire::ReplicaInfo { id: replica.get(), node: node.get(), role }).collect()
+    voters
+        .iter()
+        .map(|(replica, node)| wire::ReplicaInfo { id: replica.get(), node: node.get(), role })
+        .collect()
 }
 
 async fn record(node: &Arc<Node>, change: Change) {

@@ -99,7 +99,8 @@ impl Observed {
     /// What nodes say of their replicas of `shard`.
     pub fn replicas(&self, shard: ShardId) -> impl Iterator<Item = (NodeId, &wire::ReplicaReport)> {
         self.reports.iter().flat_map(move |(&node, (_, report))| {
-            let of_shard = move |replica: &&wire::ReplicaReport| !replica.meta && replica.shard == shard.get();
+            let of_shard =
+                move |replica: &&wire::ReplicaReport| !replica.meta && replica.shard == shard.get();
             report.replicas.iter().filter(of_shard).map(move |replica| (node, replica))
         })
     }

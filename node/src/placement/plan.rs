@@ -45,7 +45,9 @@ pub fn plan(map: &wire::ClusterMap, observed: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut learners = 0;
     for (group, info) in groups() {
-        if let Some(learner) = info.replicas.iter().find(|replica| replica.role() == wire::ReplicaRole::Learner) {
+        if let Some(learner) =
+            info.replicas.iter().find(|replica| replica.role() == wire::ReplicaRole::Learner)
+        {
             learners += 1;
             steps.push(promote(group, info, learner));
         }
@@ -99,7 +101,8 @@ fn best_node(
 ) -> Option<NodeId> {
     let holds = |node: u64| info.replicas.iter().any(|replica| replica.node == node);
     let zone_of = |node: u64| map.nodes.iter().find(|info| info.id == node).map(|info| info.zone.as_str());
-    let in_zone = |zone: &str| info.replicas.iter().filter(|replica| zone_of(replica.node) == Some(zone)).count();
+    let in_zone =
+        |zone: &str| info.replicas.iter().filter(|replica| zone_of(replica.node) == Some(zone)).count();
     live.iter()
         .filter(|node| !holds(node.id))
         .min_by_key(|node| (in_zone(&node.zone), load.get(&node.id).copied().unwrap_or(0), node.id))
@@ -109,8 +112,13 @@ fn best_node(
 /// Transfers that bring the leaders per node within one of even, as far as replicas allow.
 fn spread_leaders(map: &wire::ClusterMap, observed: &Observed) -> Vec<Step> {
     let may_lead = |node: NodeId| observed.is_up(node) && !observed.is_leaving(node);
-    let mut leaders: BTreeMap<NodeId, usize> =
-        map.nodes.iter().map(|node| NodeId(node.id)).filter(|&node| may_lead(node)).map(|node| (node, 0)).collect();
+    let mut leaders: BTreeMap<NodeId, usize> = map
+        .nodes
+        .iter()
+        .map(|node| NodeId(node.id))
+        .filter(|&node| may_lead(node))
+        .map(|node| (node, 0))
+        .collect();
     let mut led: Vec<(&wire::ShardInfo, NodeId)> = Vec::new();
     for info in &map.shards {
         if let Some(node) = observed.leader(ShardId(info.id)) {

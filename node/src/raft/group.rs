@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use borough_proto::{GroupId, NodeId, ReplicaId, wire};
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::TransferLeaderRequest;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
-use openraft::async_runtime::WatchReceiver;
 use openraft::{ChangeMembers, Raft, ReadPolicy, ServerState};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -209,7 +209,8 @@ impl Group {
         GroupView {
             leader: metrics.current_leader.map(ReplicaId),
             leader_node,
-            is_leader: metrics.state == ServerState::Leader && metrics.current_leader == Some(self.replica.get()),
+            is_leader: metrics.state == ServerState::Leader
+                && metrics.current_leader == Some(self.replica.get()),
             term: metrics.current_term,
             voters: membership.voter_ids().map(ReplicaId).collect(),
             learners: membership.learner_ids().map(ReplicaId).collect(),
@@ -348,9 +349,15 @@ impl Group {
     ///
     /// # Errors
     /// A text when the group is stopped.
-    pub async fn install_snapshot(&self, vote: Vote, meta: SnapshotMeta, data: SnapshotData) -> Result<Vote, String> {
+    pub async fn install_snapshot(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        data: SnapshotData,
+    ) -> Result<Vote, String> {
         let snapshot = openraft::alias::SnapshotOf::<TypeConfig, SnapshotData> { meta, snapshot: data };
-        let reply = self.raft.install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())?;
+        let reply =
+            self.raft.install_full_snapshot(vote, snapshot).await.map_err(|error| error.to_string())?;
         Ok(reply.vote)
     }
 
@@ -397,11 +404,8 @@ impl Group {
     }
 
     async fn handle_append(&self, request: wire::AppendRequest) -> Body {
-        let entries: Result<Vec<_>, _> = request
-            .entries
-            .iter()
-            .map(|wire| entry(wire.term, wire.index, &wire.payload))
-            .collect();
+        let entries: Result<Vec<_>, _> =
+            request.entries.iter().map(|wire| entry(wire.term, wire.index, &wire.payload)).collect();
         let entries = match entries {
             Ok(entries) => entries,
             Err(error) => return refused(error),

@@ -65,7 +65,12 @@ struct Running {
 impl Groups {
     /// # Errors
     /// A text when the Raft timing contradicts itself.
-    pub fn new(config: &Config, wal: Wal, engine: Arc<dyn Engine>, peers: Arc<Peers>) -> Result<Arc<Self>, String> {
+    pub fn new(
+        config: &Config,
+        wal: Wal,
+        engine: Arc<dyn Engine>,
+        peers: Arc<Peers>,
+    ) -> Result<Arc<Self>, String> {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let settings = RaftSettings {
             cluster_name: "borough".to_owned(),
@@ -125,8 +130,8 @@ impl Groups {
         let store = |source| OpenError::Store { replica: ReplicaId(0), source };
         let known = self.wal.groups();
         for space in self.engine.spaces().map_err(store)? {
-            let current =
-                known.contains(&space.replica) && self.log(space.replica)?.state().generation == space.generation;
+            let current = known.contains(&space.replica)
+                && self.log(space.replica)?.state().generation == space.generation;
             if !current {
                 tracing::info!(%space, "removing a space that no replica uses");
                 self.engine.drop_space(space).map_err(store)?;

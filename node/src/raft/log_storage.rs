@@ -124,7 +124,9 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
         // Only what the log holds: a commit position may reach disk before its entries do.
         let last = self.log.last().or(self.log.state().purged);
         let committed = self.log.state().committed;
-        Ok(committed.filter(|committed| last.is_some_and(|last| committed.1 <= last.1)).map(|(term, index)| log_id(term, index)))
+        Ok(committed
+            .filter(|committed| last.is_some_and(|last| committed.1 <= last.1))
+            .map(|(term, index)| log_id(term, index)))
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
@@ -139,10 +141,8 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
                 Record { index, term, payload: encode_payload(&entry.payload) }
             })
             .collect();
-        self.log.append(
-            records,
-            Box::new(move |result| callback.io_completed(result.map_err(io::Error::other))),
-        );
+        self.log
+            .append(records, Box::new(move |result| callback.io_completed(result.map_err(io::Error::other))));
         Ok(())
     }
 

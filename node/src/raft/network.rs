@@ -8,14 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use borough_proto::{GroupId, NodeId, ReplicaId, wire};
-use openraft::errors::{
-    RPCError, ReplicationClosed, StreamingError, Unreachable,
-};
+use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption};
-use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
+use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
 use openraft::{AnyError, RaftNetworkFactory, RaftNetworkV2};
 use tokio::time::Instant;
 use wire::raft_frame::Body;

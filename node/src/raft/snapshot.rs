@@ -160,7 +160,8 @@ impl SnapshotSender {
         loop {
             if !ended && transfer.unacknowledged.len() < WINDOW {
                 let scan = Arc::clone(&transfer.scan);
-                let pairs = tokio::task::spawn_blocking(move || scan.lock().next_chunk(CHUNK_BYTES)).await??;
+                let pairs =
+                    tokio::task::spawn_blocking(move || scan.lock().next_chunk(CHUNK_BYTES)).await??;
                 let chunk = match pairs {
                     Some(pairs) => {
                         let data = encode_pairs(&pairs);
@@ -178,7 +179,12 @@ impl SnapshotSender {
                     }
                     None => {
                         ended = true;
-                        wire::SnapshotChunk { sequence, crc32: crc32fast::hash(&[]), end: true, ..Default::default() }
+                        wire::SnapshotChunk {
+                            sequence,
+                            crc32: crc32fast::hash(&[]),
+                            end: true,
+                            ..Default::default()
+                        }
                     }
                 };
                 sequence += 1;
@@ -312,13 +318,18 @@ impl SnapshotReceiver {
                 if group.state.space().number != partial.generation {
                     group.state.unstage(partial.generation).map_err(|error| error.to_string())?;
                 }
-                let done =
-                    wire::SnapshotAck { next: chunk.sequence + 1, installed: true, vote: Some(vote_to_wire(&vote)), ..Default::default() };
+                let done = wire::SnapshotAck {
+                    next: chunk.sequence + 1,
+                    installed: true,
+                    vote: Some(vote_to_wire(&vote)),
+                    ..Default::default()
+                };
                 // The sender asks again when it did not hear; the snapshot stays installed.
                 let _ = acks.send(Ok(done)).await;
                 return Ok(());
             }
-            let batch = decode_pairs(chunk.data).ok_or_else(|| format!("chunk {} is malformed", chunk.sequence))?;
+            let batch =
+                decode_pairs(chunk.data).ok_or_else(|| format!("chunk {} is malformed", chunk.sequence))?;
             let space = Arc::clone(&partial.space);
             let applied = tokio::task::spawn_blocking(move || space.apply(batch)).await;
             applied.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
@@ -341,7 +352,8 @@ impl SnapshotReceiver {
         }
         let state = Arc::clone(&group.state);
         let staged = tokio::task::spawn_blocking(move || state.stage()).await;
-        let (generation, space) = staged.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let (generation, space) =
+            staged.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         Ok(Partial { snapshot, next: 0, generation, space })
     }
 

@@ -19,7 +19,8 @@ use prost::Message;
 use tokio::sync::watch;
 
 use super::types::{
-    LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig, applied_from_wire, applied_to_wire, proposal_message,
+    LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig, applied_from_wire, applied_to_wire,
+    proposal_message,
 };
 use crate::store::snapshot::{PointInTime, VersionedSpace};
 use crate::store::{Engine, Space, SpaceId, StoreError};
@@ -194,7 +195,8 @@ impl ReplicaState {
         let encoded = applied_to_wire(next.applied.as_ref(), &next.membership).encode_to_vec();
         let record = (Bytes::from_static(APPLIED_KEY), Bytes::from(encoded));
         self.applying.store(last.index, Ordering::Release);
-        let replies = self.machine.apply(&self.space.load().space, &commands, record).map_err(io::Error::other)?;
+        let replies =
+            self.machine.apply(&self.space.load().space, &commands, record).map_err(io::Error::other)?;
         *position = next;
         drop(position);
         // Only now: a reader that waits for this index must find its effects in engine and cache (I7).
@@ -320,7 +322,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         SnapshotBuilder(Arc::clone(&self.0))
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        snapshot: SnapshotData,
+    ) -> Result<(), io::Error> {
         match snapshot {
             // What is durable here already is not installed again.
             SnapshotData::Local => Ok(()),

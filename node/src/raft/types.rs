@@ -202,7 +202,9 @@ pub fn applied_to_wire(applied: Option<&LogId>, membership: &StoredMembership) -
     }
 }
 
-pub fn applied_from_wire(wire: &wire::AppliedState) -> Result<(Option<LogId>, StoredMembership), DecodeError> {
+pub fn applied_from_wire(
+    wire: &wire::AppliedState,
+) -> Result<(Option<LogId>, StoredMembership), DecodeError> {
     let membership = match &wire.membership {
         Some(membership) => membership_from_wire(membership)?,
         None => Membership::default(),
@@ -225,9 +227,11 @@ mod tests {
         )
         .unwrap();
         let command = wire::CatalogReply { epoch: 7, ..Default::default() };
-        for payload in
-            [EntryPayload::Blank, EntryPayload::Normal(proposal(&command)), EntryPayload::Membership(membership)]
-        {
+        for payload in [
+            EntryPayload::Blank,
+            EntryPayload::Normal(proposal(&command)),
+            EntryPayload::Membership(membership),
+        ] {
             assert!(decode_payload(&encode_payload(&payload)).unwrap() == payload, "{payload:?}");
         }
         let bytes = proposal_message(&proposal(&command));

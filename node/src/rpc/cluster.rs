@@ -36,7 +36,9 @@ fn meta_status(error: &MetaError) -> Status {
 impl ClusterService {
     async fn propose(&self, change: Change) -> Result<wire::CatalogReply, Status> {
         let command = wire::CatalogCommand { change: Some(change) };
-        meta_leader::propose(&self.0, command, Instant::now() + PATIENCE).await.map_err(|error| meta_status(&error))
+        meta_leader::propose(&self.0, command, Instant::now() + PATIENCE)
+            .await
+            .map_err(|error| meta_status(&error))
     }
 }
 
@@ -66,13 +68,21 @@ impl wire::cluster_server::Cluster for ClusterService {
         }))
     }
 
-    async fn watch(&self, request: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<wire::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let request = request.into_inner();
         let held = self.0.map.get();
         if !request.cluster_id.is_empty() && held.epoch() > 0 && request.cluster_id != held.cluster_id() {
             return Err(Status::failed_precondition(format!("this is cluster {}", held.cluster_id())));
         }
-        let watching = Watching { node: Arc::clone(&self.0), map: self.0.map.watch(), sent: Arc::default(), first: true };
+        let watching = Watching {
+            node: Arc::clone(&self.0),
+            map: self.0.map.watch(),
+            sent: Arc::default(),
+            first: true,
+        };
         let updates = futures::stream::unfold(watching, |mut watching| async move {
             let update = watching.next().await?;
             Some((Ok(update), watching))
@@ -105,7 +115,10 @@ impl wire::cluster_server::Cluster for ClusterService {
         }))
     }
 
-    async fn status(&self, request: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
+    async fn status(
+        &self,
+        request: Request<wire::StatusRequest>,
+    ) -> Result<Response<wire::StatusReply>, Status> {
         let node = &self.0;
         if request.get_ref().forwarded {
             return Ok(Response::new(status_local(node)?));
@@ -128,11 +141,17 @@ impl wire::cluster_server::Cluster for ClusterService {
         Ok(Response::new(reply))
     }
 
-    async fn report(&self, request: Request<wire::NodeReport>) -> Result<Response<wire::ReportReply>, Status> {
+    async fn report(
+        &self,
+        request: Request<wire::NodeReport>,
+    ) -> Result<Response<wire::ReportReply>, Status> {
         Ok(Response::new(take_report(&self.0, request.into_inner())))
     }
 
-    async fn propose(&self, request: Request<wire::CatalogCommand>) -> Result<Response<wire::ProposeReply>, Status> {
+    async fn propose(
+        &self,
+        request: Request<wire::CatalogCommand>,
+    ) -> Result<Response<wire::ProposeReply>, Status> {
         Ok(Response::new(meta_leader::propose_local(&self.0, request.get_ref()).await))
     }
 
@@ -180,7 +199,9 @@ impl Watching {
 
 async fn init(node: &Arc<Node>, request: &wire::InitRequest) -> Result<String, Status> {
     let exists = |cluster: &str| {
-        Status::already_exists(format!("this node belongs to cluster {cluster} already; a cluster is created once"))
+        Status::already_exists(format!(
+            "this node belongs to cluster {cluster} already; a cluster is created once"
+        ))
     };
     if !(1..=limits::SHARDS_MAX).contains(&request.shards) {
         return Err(Status::invalid_argument(format!("shards: must be 1 to {}", limits::SHARDS_MAX)));
@@ -191,7 +212,9 @@ async fn init(node: &Arc<Node>, request: &wire::InitRequest) -> Result<String, S
     let _one_at_a_time = node.initialising.lock().await;
     let cluster_id = match node.identity.get() {
         // An earlier attempt that died between identity and catalog is finished here.
-        Some(identity) if identity.node == NodeId(1) && node.map.get().epoch() == 0 => identity.cluster_id.clone(),
+        Some(identity) if identity.node == NodeId(1) && node.map.get().epoch() == 0 => {
+            identity.cluster_id.clone()
+        }
         Some(identity) => return Err(exists(&identity.cluster_id)),
         None => uuid::Uuid::new_v4().to_string(),
     };

@@ -11,9 +11,9 @@ use std::time::Duration;
 use borough_proto::{CollectionId, ShardId, wire};
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use wire::data_reply::Result as Answer;
 use wire::data_request::Op;
@@ -29,6 +29,8 @@ use crate::state;
 const REPLIES_QUEUED_MAX: usize = 1024;
 /// Answers packed into one message.
 const REPLIES_PACKED_MAX: usize = 512;
+/// Bytes after which a message is closed; one larger answer still travels, alone.
+const REPLIES_PACKED_BYTES_MAX: usize = 1 << 20;
 /// How long a replica may wait to catch up with a session before the leader is asked instead.
 const CATCH_UP_MAX: Duration = Duration::from_millis(250);
 /// Bytes of a command beyond its documents, for the bound on proposed bytes.
@@ -49,14 +51,42 @@ impl wire::data_server::Data for DataService {
         let (sender, receiver) = mpsc::channel(REPLIES_QUEUED_MAX);
         let tasks = node.tasks.clone();
         tasks.spawn(receive(node, request.into_inner(), sender));
-        let replies = ReceiverStream::new(receiver)
-            .ready_chunks(REPLIES_PACKED_MAX)
-            .map(|replies| Ok(wire::DataReplies { replies }));
-        Ok(Response::new(Box::pin(replies)))
+        Ok(Response::new(Box::pin(packed(receiver))))
     }
 }
 
-async fn receive(node: Arc<Node>, mut requests: Streaming<wire::DataRequests>, replies: mpsc::Sender<wire::DataReply>) {
+/// Packs the answers that are ready, at most so many and so many bytes to a message: one that is larger than a
+/// message may be would end the stream for all.
+fn packed(
+    receiver: mpsc::Receiver<wire::DataReply>,
+) -> impl Stream<Item = Result<wire::DataReplies, Status>> {
+    futures::stream::unfold(
+        (receiver, None),
+        |(mut receiver, held): (mpsc::Receiver<wire::DataReply>, _)| async move {
+            let first = match held {
+                Some(reply) => reply,
+                None => receiver.recv().await?,
+            };
+            let mut bytes = first.encoded_len();
+            let mut replies = vec![first];
+            while replies.len() < REPLIES_PACKED_MAX {
+                let Ok(next) = receiver.try_recv() else { break };
+                bytes += next.encoded_len();
+                if bytes > REPLIES_PACKED_BYTES_MAX {
+                    return Some((Ok(wire::DataReplies { replies }), (receiver, Some(next))));
+                }
+                replies.push(next);
+            }
+            Some((Ok(wire::DataReplies { replies }), (receiver, None)))
+        },
+    )
+}
+
+async fn receive(
+    node: Arc<Node>,
+    mut requests: Streaming<wire::DataRequests>,
+    replies: mpsc::Sender<wire::DataReply>,
+) {
     loop {
         let message = tokio::select! {
             message = requests.message() => message,
@@ -112,7 +142,10 @@ async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
     let map = node.map.get();
     let epoch = map.shard(id).map_or(0, |info| info.epoch);
     let Some(shard) = node.shard(id) else {
-        return Served::fault(Fault::new(FaultCode::WrongEpoch, format!("this node has no replica of shard {id}")));
+        return Served::fault(Fault::new(
+            FaultCode::WrongEpoch,
+            format!("this node has no replica of shard {id}"),
+        ));
     };
     if request.epoch > epoch {
         // I6: an answer from an older map than the caller's could be from the wrong members.
@@ -134,7 +167,11 @@ async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
             }
         }
         Some(Op::Scan(scan)) => {
-            if known(scan.collection) { serve_scan(&shard, scan, deadline).await } else { Err(unknown_collection()) }
+            if known(scan.collection) {
+                serve_scan(&shard, scan, deadline).await
+            } else {
+                Err(unknown_collection())
+            }
         }
         Some(Op::Write(write)) => {
             let command = write.command.unwrap_or_default();
@@ -193,7 +230,9 @@ async fn barrier(
     let patience = deadline.min(Instant::now() + CATCH_UP_MAX);
     if let Some(index) = freshness.min_index {
         let waiting = tokio::time::timeout_at(patience, shard.group.wait_applied(index)).await;
-        waiting.map_err(|_| not_fresh(format!("this replica has not applied entry {index} yet")))?.map_err(read_fault)?;
+        waiting
+            .map_err(|_| not_fresh(format!("this replica has not applied entry {index} yet")))?
+            .map_err(read_fault)?;
     }
     if let Some(stale) = freshness.max_stale_ms {
         let stale = Duration::from_millis(u64::from(stale));
@@ -271,7 +310,8 @@ async fn serve_write(
 ) -> Result<(Answer, u64), Fault> {
     state::validate(&command).map_err(|detail| Fault::new(FaultCode::Invalid, detail))?;
     if node.disk_full.load(Ordering::Relaxed) {
-        let mut fault = Fault::new(FaultCode::DiskFull, "the node's disk is full: it serves reads and refuses writes");
+        let mut fault =
+            Fault::new(FaultCode::DiskFull, "the node's disk is full: it serves reads and refuses writes");
         fault.retry_after_ms = 1000;
         return Err(fault);
     }
@@ -279,7 +319,10 @@ async fn serve_write(
         return Err(Fault::not_leader(shard.group.leader_node()));
     }
     if command.session.is_some() && shard.machine.header().sessions >= state::SESSIONS_MAX {
-        return Err(Fault::new(FaultCode::Busy, format!("the shard holds {} sessions already", state::SESSIONS_MAX)));
+        return Err(Fault::new(
+            FaultCode::Busy,
+            format!("the shard holds {} sessions already", state::SESSIONS_MAX),
+        ));
     }
     // The leader stamps (I5).
     command.stamp_ms = now_ms();

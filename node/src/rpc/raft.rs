@@ -72,7 +72,11 @@ impl wire::raft_server::Raft for RaftService {
     }
 }
 
-async fn receive(node: Arc<Node>, mut frames: Streaming<wire::RaftFrames>, replies: mpsc::Sender<wire::RaftFrame>) {
+async fn receive(
+    node: Arc<Node>,
+    mut frames: Streaming<wire::RaftFrames>,
+    replies: mpsc::Sender<wire::RaftFrame>,
+) {
     loop {
         let message = tokio::select! {
             message = frames.message() => message,

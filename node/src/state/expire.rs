@@ -114,7 +114,8 @@ pub fn collections_held<V: View + ?Sized>(view: &V) -> Result<Vec<u32>, StoreErr
     let (mut from, to) = keys::prefixed(&[keys::DOCUMENT]);
     let mut held = Vec::new();
     while let Some(entry) = view.scan((from, to.clone()), false).next() {
-        let id = keys::parse_collection(&entry?.0).ok_or_else(|| damaged("document key", &"it has no collection"))?;
+        let id = keys::parse_collection(&entry?.0)
+            .ok_or_else(|| damaged("document key", &"it has no collection"))?;
         held.push(id);
         from = match keys::after_prefix(&keys::collection(id)) {
             Bound::Excluded(next) => Bound::Included(next),
@@ -184,8 +185,8 @@ impl<V: View + ?Sized> Apply<'_, V> {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         for (key, record) in self.overlay.first(keys::prefixed(&keys::collection(collection)), most)? {
             let held = Record::decode(&record)?;
-            let (id, sort) =
-                keys::parse_document_key(&key).ok_or_else(|| damaged("document key", &"it names no document"))?;
+            let (id, sort) = keys::parse_document_key(&key)
+                .ok_or_else(|| damaged("document key", &"it names no document"))?;
             let key_bytes = id.len() + sort.map_or(0, str::len);
             self.remove_document(key.clone(), key_bytes, &held);
             self.swept.documents += 1;

@@ -45,12 +45,20 @@ fn run(catalog: &mut wire::Catalog, observed: &Observed) -> usize {
         }
         for step in steps {
             let change = match step {
-                Step::AddReplica { group, epoch, node } => wire::catalog_command::Change::AddReplica(
-                    wire::AddReplica { group: group.get(), epoch, node: node.get() },
-                ),
-                Step::Promote { group, epoch, learner, .. } => wire::catalog_command::Change::PromoteReplica(
-                    wire::PromoteReplica { group: group.get(), epoch, replica: learner.get() },
-                ),
+                Step::AddReplica { group, epoch, node } => {
+                    wire::catalog_command::Change::AddReplica(wire::AddReplica {
+                        group: group.get(),
+                        epoch,
+                        node: node.get(),
+                    })
+                }
+                Step::Promote { group, epoch, learner, .. } => {
+                    wire::catalog_command::Change::PromoteReplica(wire::PromoteReplica {
+                        group: group.get(),
+                        epoch,
+                        replica: learner.get(),
+                    })
+                }
                 Step::Transfer { .. } => return round,
             };
             assert!(catalog::apply(catalog, wire::CatalogCommand { change: Some(change) }).changed);
