@@ -132,7 +132,7 @@ fn submit(wal: &Wal, model: &mut Model, number: usize, (kind, replica, n): (u8, 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
 
     #[test]
     fn after_power_loss_the_log_is_a_prefix_with_all_that_was_answered(
