@@ -183,7 +183,10 @@ fn throughput_of_64_submitters() {
                             let records = vec![record(*next, 1, payload.clone())];
                             logs[at].append(
                                 records,
-                                Box::new(move |result| answer.send(result.unwrap()).unwrap()),
+                                Box::new(move |result| {
+                                    result.unwrap();
+                                    answer.send(()).unwrap();
+                                }),
                             );
                             *next += 1;
                         }
