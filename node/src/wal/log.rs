@@ -101,11 +101,12 @@ pub(super) struct Shared {
 impl Shared {
     /// Runs the fatal hook, once. Should it return, nothing is accepted any more.
     pub fn fail(&self, why: &str) {
-        if !self.failed.swap(true, Ordering::SeqCst) {
+        let first = !self.failed.swap(true, Ordering::SeqCst);
+        self.queue.close();
+        if first {
             tracing::error!(dir = %self.dir.display(), why, "the log failed, the process ends");
             (self.options.on_fatal)(why);
         }
-        self.queue.close();
     }
 
     /// No flush may be reported as good after the watchdog gave up on it.

@@ -12,8 +12,8 @@ pub const SNAPSHOT_BYTES_MAX: usize = 64 << 10;
 pub type Position = (u64, u64);
 
 /// Called once, from the writer thread after the `fdatasync` that covers the submission, or on the caller's
-/// thread when it is refused at once. It must be quick and must not submit to the log: with a full queue
-/// the writer would wait for itself.
+/// thread when it is refused at once. It must be quick, must not panic (that is fatal to the log) and must not
+/// submit to the log: with a full queue the writer would wait for itself.
 pub type Done = Box<dyn FnOnce(Result<(), WalError>) + Send>;
 
 /// One entry of a replica's log.

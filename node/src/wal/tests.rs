@@ -5,6 +5,7 @@ mod failure;
 mod format;
 mod model;
 mod order;
+mod power_loss;
 mod space;
 
 use std::path::Path;
@@ -21,7 +22,7 @@ type Answer = Receiver<Result<(), WalError>>;
 
 fn options(segment_bytes: u64) -> Options {
     let config = LogConfig { segment_bytes, cache_bytes: 1 << 20, ..LogConfig::default() };
-    Options { salt: Some(7), on_fatal: Arc::new(|why| panic!("fatal: {why}")), ..Options::from(&config) }
+    Options { salt: Some(7), on_fatal: Arc::new(|why| eprintln!("fatal: {why}")), ..Options::from(&config) }
 }
 
 fn open(dir: &Path, segment_bytes: u64) -> (Wal, Recovered) {
