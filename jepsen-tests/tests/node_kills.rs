@@ -206,30 +206,30 @@ async fn replay(cluster: &mut Cluster) -> anyhow::Result<()> {
         let calls: Vec<MakeCall> = vec![
             {
                 let id = id.clone();
-                Box::new(move |http| http.post("/v1/users", &json!({"id": id, "v": 0})).key("post"))
+                Box::new(move |http| http.post("/v1/users", &json!({"id": id, "v": 0})).key(&format!("post-{node}")))
             },
             {
                 let path = format!("/v1/users/{id}");
-                Box::new(move |http| http.patch(&path, &json!({"v": 1})).key("patch"))
+                Box::new(move |http| http.patch(&path, &json!({"v": 1})).key(&format!("patch-{node}")))
             },
             {
                 let path = format!("/v1/replay/{id}/a");
                 Box::new(move |http| {
-                    http.put(&path, &json!({"v": 1})).header("if-none-match", "*").key("put")
+                    http.put(&path, &json!({"v": 1})).header("if-none-match", "*").key(&format!("put-{node}"))
                 })
             },
             {
                 let path = format!("/v1/replay/{id}/b");
-                Box::new(move |http| http.patch(&path, &json!({"v": 1})).key("missing"))
+                Box::new(move |http| http.patch(&path, &json!({"v": 1})).key(&format!("missing-{node}")))
             },
             {
                 let path = format!("/v1/partitions/{id}:transact");
                 let ops = json!({"ops": [{"collection": "replay", "sort": "b", "put": {"v": 1}, "ifAbsent": true}]});
-                Box::new(move |http| http.post(&path, &ops).key("transact"))
+                Box::new(move |http| http.post(&path, &ops).key(&format!("transact-{node}")))
             },
             {
                 let path = format!("/v1/replay/{id}/a");
-                Box::new(move |http| http.delete(&path).key("delete"))
+                Box::new(move |http| http.delete(&path).key(&format!("delete-{node}")))
             },
         ];
         let mut first = Vec::new();

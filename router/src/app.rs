@@ -79,6 +79,10 @@ impl App {
         }
         response.headers_mut().extend(extra);
         response.headers_mut().insert(REQUEST_ID, request_id(&head.headers));
+        if self.draining.load(Ordering::Relaxed) {
+            // The caller opens its next connection elsewhere, so that none is closed under a request.
+            response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+        }
         self.metrics.request(route, response.status(), arrived.elapsed());
         response
     }

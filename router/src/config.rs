@@ -79,7 +79,7 @@ impl Default for Config {
             nodes: Vec::new(),
             request_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(2),
-            drain_delay: Duration::ZERO,
+            drain_delay: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(20),
             rate_limit: RateLimitConfig::default(),
             limits: LimitsConfig::default(),
