@@ -42,7 +42,7 @@ const ENGINE_DIR: &str = "engine";
 /// For sizing the engine's page cache at the start.
 const SPACES_EXPECTED: usize = 33;
 /// How long a leaving node waits for others to take over what it leads.
-const HAND_OVER_MAX: Duration = Duration::from_secs(5);
+const HAND_OVER_MAX: Duration = Duration::from_secs(3);
 /// How long it then waits for requests in flight.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
@@ -189,6 +189,7 @@ async fn serve(
     node.tasks.spawn(loops::follow_map(Arc::clone(node)));
     node.tasks.spawn(loops::watch_map(Arc::clone(node)));
     node.tasks.spawn(loops::report(Arc::clone(node)));
+    node.tasks.spawn(loops::compact(Arc::clone(node)));
     node.tasks.spawn(loops::watch_leaders(Arc::clone(node)));
     node.tasks.spawn(drive::run(Arc::clone(node)));
     let mut house = std::pin::pin!(loops::keep_house(Arc::clone(node)));

@@ -20,6 +20,7 @@ use crate::state::SweepLimits;
 
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 const HOUSEKEEPING_EVERY: Duration = Duration::from_secs(1);
+const COMPACT_EVERY: Duration = Duration::from_millis(100);
 const LEADER_CHECK_EVERY: Duration = Duration::from_millis(50);
 /// Between candidates of one group, so that the first has won before the second asks.
 const ELECTION_RANK_PAUSE: Duration = Duration::from_millis(120);
@@ -349,11 +350,26 @@ pub async fn keep_house(node: Arc<Node>) -> Result<(), String> {
             }
             return Err(format!("{group} stopped: {failure}"));
         }
-        node.groups.compact_where_due().await;
         if !node.disk_full.load(Ordering::Relaxed) {
             sweep(&node).await;
         }
         gauges(&node);
+    }
+}
+
+/// Lets logs go as they grow.
+pub async fn compact(node: Arc<Node>) {
+    let mut ticks = tokio::time::interval(COMPACT_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = node.stop.cancelled() => return,
+        }
+        tokio::select! {
+            () = node.groups.compact_where_due() => {}
+            () = node.stop.cancelled() => return,
+        }
     }
 }
 

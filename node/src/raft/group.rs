@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use wire::raft_frame::Body;
 
 use super::peers::Peers;
+use crate::wal::GroupLog;
 use super::state_machine::{ReplicaState, SnapshotData, StateMachine};
 use super::types::{
     Member, Proposal, Reply, SnapshotMeta, TypeConfig, Vote, entry, log_id_from_wire, log_id_to_wire, parts,
@@ -337,12 +338,26 @@ impl Group {
         }
     }
 
-    /// Flushes the engine and lets the log behind it go.
+    /// Flushes the engine and purges the log behind it, but for about its last `keep_bytes`.
     ///
     /// # Errors
     /// A text when the group is stopped.
-    pub async fn compact(&self) -> Result<(), String> {
-        self.raft.trigger().snapshot().await.map_err(|error| error.to_string())
+    pub async fn compact(&self, log: &GroupLog, keep_bytes: u64) -> Result<(), String> {
+        let applied = *self.state.applied_index().borrow();
+        self.raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
+        let done = |metrics: &openraft::RaftMetrics<TypeConfig>| {
+            metrics.snapshot.is_some_and(|snapshot| snapshot.index >= applied)
+        };
+        let waiting = self.raft.wait(None);
+        waiting.metrics(done, "the engine to be flushed").await.map_err(|error| error.to_string())?;
+        let (Some(first), Some((_, last))) = (log.first_index(), log.last()) else { return Ok(()) };
+        let entries = last.saturating_sub(first) + 1;
+        let keep = keep_bytes / (log.live_bytes() / entries).max(1);
+        let through = applied.min(last.saturating_sub(keep));
+        if through < first {
+            return Ok(());
+        }
+        self.raft.trigger().purge_log(through).await.map_err(|error| error.to_string())
     }
 
     /// Installs a staged snapshot.

@@ -20,8 +20,10 @@ use crate::config::Config;
 use crate::store::{Engine, StoreError};
 use crate::wal::{GroupLog, Wal, WalError};
 
-/// Entries kept behind a flush, so that a follower that was away for a moment needs no snapshot.
-const KEEP_ENTRIES: u64 = 1024;
+/// Part of `log.purge-after-bytes` that is kept behind a flush, so that a follower that was away for a moment needs no snapshot.
+const KEEP_PARTS: u64 = 4;
+/// How long a flush of one replica is waited for before the next one has its turn.
+const FLUSH_MAX: Duration = Duration::from_secs(10);
 /// Entries of one append message, besides its bound in bytes.
 const APPEND_ENTRIES_MAX: u64 = 1024;
 /// What writes may change while a snapshot is scanned, in bytes, before the scan gives up.
@@ -82,10 +84,14 @@ impl Groups {
             max_payload_entries: APPEND_ENTRIES_MAX,
             // Snapshots follow the log's bytes, not its entries: see `compact_where_due`.
             snapshot_policy: SnapshotPolicy::Never,
-            max_in_snapshot_log_to_keep: KEEP_ENTRIES,
             purge_batch_size: 1,
             // A follower gets the log as long as there is one.
             replication_lag_threshold: 1 << 40,
+            // A leader that restarts must win an election before it leads again. Its engine is behind what it had
+            // committed, its commit position was never fsynced, and nothing else would tell it so: it would serve stale reads.
+            enable_leader_restore: Some(false),
+            // What is kept is decided in bytes: see `compact`.
+            max_in_snapshot_log_to_keep: u64::MAX,
             // The transfer bounds itself; this is only the outer limit.
             install_snapshot_timeout: 3_600_000,
             ..RaftSettings::default()
@@ -220,14 +226,18 @@ impl Groups {
         all
     }
 
-    /// Flushes the engine of every replica whose log has grown past its bound, so that the log can go.
+    /// Lets logs go that have grown past their bound: flushes the replica's engine, then purges what the flush covers (I2).
     pub async fn compact_where_due(&self) {
         for group in self.all() {
             let Ok(log) = self.log(group.replica) else { continue };
-            if log.live_bytes() > self.purge_after_bytes
-                && let Err(error) = group.compact().await
-            {
-                tracing::warn!(group = %group.group, %error, "log was not compacted");
+            if log.live_bytes() <= self.purge_after_bytes {
+                continue;
+            }
+            let flushing = tokio::time::timeout(FLUSH_MAX, group.compact(&log, self.purge_after_bytes / KEEP_PARTS));
+            match flushing.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(group = %group.group, %error, "log was not compacted"),
+                Err(_) => tracing::warn!(group = %group.group, "flushing the engine takes long; the log is kept meanwhile"),
             }
         }
     }
