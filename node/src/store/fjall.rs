@@ -21,8 +21,8 @@ use super::value::{self, WHOLE};
 use super::{Batch, Engine, KeyRange, Scan, Space, SpaceId, StoreError, is_empty_range};
 
 /// Journals above this force memtables to be written out.
-const JOURNAL_BYTES_MAX: u64 = 128 << 20;
-const MEMTABLE_BYTES: u64 = 32 << 20;
+const JOURNAL_BYTES_MAX: u64 = 64 << 20;
+const MEMTABLE_BYTES: u64 = 8 << 20;
 /// Keys removed in one batch when a space is dropped.
 const REMOVALS_PER_BATCH: usize = 1_000;
 const PREFIX_BYTES: usize = 16;
