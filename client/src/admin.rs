@@ -85,30 +85,13 @@ impl Admin {
         }
     }
 
-    /// The status document: nodes, shards, operations.
+    /// The status document: nodes and shards.
     ///
     /// # Errors
     /// Those of a read.
     pub async fn status(&self) -> Result<ClusterStatus> {
         let out = Outgoing::read(Method::GET, "/admin/v1/cluster".to_owned());
         self.typed("get cluster status".to_owned(), out, Outcome::NotApplied).await
-    }
-
-    /// A `GET` under `/admin/v1`, for example `operations` or `operations/7`; the body as answered.
-    ///
-    /// # Errors
-    /// Those of a read.
-    pub async fn get(&self, path: &str) -> Result<Bytes> {
-        self.send(format!("get {path}"), Outgoing::read(Method::GET, format!("/admin/v1/{path}"))).await
-    }
-
-    /// A `POST` without a body under `/admin/v1`, for example `nodes/3:drain`, `operations/7:pause` or
-    /// `rebalances?validateOnly=true`; the body as answered. It is not resent when its outcome is unknown.
-    ///
-    /// # Errors
-    /// Those of a write.
-    pub async fn post(&self, path: &str) -> Result<Bytes> {
-        self.send(format!("post {path}"), Outgoing::write(Method::POST, format!("/admin/v1/{path}"))).await
     }
 
     async fn typed<T: DeserializeOwned>(

@@ -331,14 +331,19 @@ impl Error {
     }
 }
 
+/// When to try again after a refusal that names no time.
+const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
 impl Refusal {
+    /// A refusal without an answer's headers; one that a retry helps says when to try again.
     pub(crate) fn new(operation: &str, problem: Problem) -> Self {
+        let retry_after = matches!(problem.status, 429 | 503).then_some(RETRY_AFTER_DEFAULT);
         Self {
             operation: operation.to_owned(),
             problem,
             request_id: None,
             idempotency_key: None,
-            retry_after: None,
+            retry_after,
             current: None,
         }
     }
@@ -419,6 +424,14 @@ mod tests {
         assert!(matches!(of(429), Error::RateLimited { .. }));
         assert!(matches!(of(502), Error::Unknown(_)));
         assert!(matches!(of(503), Error::Unavailable { .. }));
+    }
+
+    #[test]
+    fn what_a_retry_helps_says_when() {
+        for kind in ProblemType::ALL {
+            let error = Error::refused("get users/1", *kind, "");
+            assert_eq!(error.retry_after().is_some(), matches!(kind.status(), 429 | 503), "{kind:?}");
+        }
     }
 
     #[test]

@@ -19,6 +19,9 @@ use crate::document::Json;
 use crate::error::{Error, Result};
 use crate::transport::{Call, ListQuery};
 
+/// A page on its way.
+type Fetching = BoxFuture<'static, Result<http_api::Page>>;
+
 /// The documents of a collection, or of one partition of a sorted one.
 ///
 /// Set what differs from the default, then read it as a stream. Whatever exists throughout is seen exactly once,
@@ -40,7 +43,7 @@ pub struct Listing<T> {
     call: Call,
     query: ListQuery,
     ready: VecDeque<Json>,
-    fetching: Option<BoxFuture<'static, Result<http_api::Page>>>,
+    fetching: Option<Fetching>,
     ended: bool,
     kind: PhantomData<fn() -> T>,
 }

@@ -2,8 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+#[cfg(any(test, feature = "direct"))]
 use borough_proto::ShardId;
-use borough_proto::limits;
 use borough_proto::session::Session as Seen;
 
 /// The token that a session's calls share. Answers may come back in any order, so each is merged
@@ -40,42 +40,10 @@ impl SessionState {
         self.held().get_or_insert_default().observe(shard, index);
     }
 
-    /// Takes in an answer's token; one of a newer build is left alone. `shard` is the answer's, if it named one.
-    pub fn absorb(&self, token: &str, shard: Option<ShardId>) {
+    /// Takes in an answer's token; one of a newer build is left alone.
+    pub fn absorb(&self, token: &str) {
         let Ok(answered) = Seen::decode(token) else { return };
-        let mut held = self.held();
-        match held.as_mut() {
-            None => *held = Some(answered),
-            Some(held) => merge(held, &answered, shard),
-        }
-    }
-}
-
-/// Raises `held` to everything that `answered` names.
-fn merge(held: &mut Seen, answered: &Seen, shard: Option<ShardId>) {
-    if *held == *answered {
-        return;
-    }
-    if let (Some(shard), Some(index)) = (shard, shard.and_then(|shard| answered.min_index(shard))) {
-        let mut alone = Seen::default();
-        alone.observe(shard, index);
-        let mut raised = held.clone();
-        raised.observe(shard, index);
-        // A router that adds its answer to the token sent, or one that names its own shard only.
-        if raised == *answered || alone == *answered {
-            *held = raised;
-            return;
-        }
-    }
-    for shard in (0..limits::SHARDS_MAX).map(ShardId) {
-        match answered.min_index(shard) {
-            None => {
-                *held = answered.clone();
-                return;
-            }
-            Some(0) => {}
-            Some(index) => held.observe(shard, index),
-        }
+        self.held().get_or_insert_default().merge(&answered);
     }
 }
 
@@ -93,24 +61,21 @@ mod tests {
 
     #[test]
     fn answers_in_any_order_add_up() {
-        let hints = [None, Some(ShardId(1)), Some(ShardId(2))];
-        for hint in hints {
-            let session = SessionState::default();
-            session.absorb(&token(&[(1, 5)]), hint);
-            session.absorb(&token(&[(2, 7), (300, 1)]), hint);
-            session.absorb(&token(&[(1, 4)]), hint);
-            session.absorb("not a token", hint);
-            assert_eq!(session.token(), Some(token(&[(1, 5), (2, 7), (300, 1)])), "{hint:?}");
-        }
+        let session = SessionState::default();
+        session.absorb(&token(&[(1, 5)]));
+        session.absorb(&token(&[(2, 7), (300, 1)]));
+        session.absorb(&token(&[(1, 4)]));
+        session.absorb("not a token");
+        assert_eq!(session.token(), Some(token(&[(1, 5), (2, 7), (300, 1)])));
     }
 
     #[test]
     fn a_token_for_everything_stays_one() {
         let everything: Vec<_> = (0..=300).map(|shard| (shard, 1)).collect();
         let session = SessionState::default();
-        session.absorb(&token(&[(1, 5)]), None);
-        session.absorb(&token(&everything), None);
-        session.absorb(&token(&[(2, 7)]), Some(ShardId(2)));
+        session.absorb(&token(&[(1, 5)]));
+        session.absorb(&token(&everything));
+        session.absorb(&token(&[(2, 7)]));
         assert_eq!(session.seen().unwrap().min_index(ShardId(9)), None);
     }
 }

@@ -36,7 +36,7 @@ pub struct LogArgs {
     /// How logs are written to stderr
     #[arg(long, global = true, env = "BOROUGH_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: LogFormat,
-    /// What is logged, for example `info,borough_node=debug`
+    /// What is logged, for example `info,borough_node=debug` [default of services: info,openraft=error]
     #[arg(long, global = true, env = "BOROUGH_LOG", value_name = "FILTER")]
     pub log: Option<String>,
 }
@@ -94,7 +94,7 @@ pub enum Command {
 pub enum ClusterCommand {
     /// Create the cluster, once, ever; a second time is refused
     Init(InitArgs),
-    /// Nodes, shards and operations
+    /// Nodes and shards
     Status(StatusArgs),
 }
 

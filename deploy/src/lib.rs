@@ -35,7 +35,7 @@ pub fn run() -> ExitCode {
 
 fn start(cli: Cli) -> Result<(), Failure> {
     let is_service = matches!(cli.command, Command::Node(_) | Command::Router(_));
-    logging::init(&cli.log, if is_service { "info" } else { "warn" })?;
+    logging::init(&cli.log, if is_service { logging::SERVICE } else { logging::COMMAND })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| anyhow::Error::new(error).context("start the runtime"))?;
     let done = runtime.block_on(Box::pin(dispatch(cli.command)));

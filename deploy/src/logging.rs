@@ -7,6 +7,11 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::{LogArgs, LogFormat};
 use crate::exit::Failure;
 
+/// What services log. openraft warns of every message to a peer that is away; what a person can act on is logged above it.
+pub const SERVICE: &str = "info,openraft=error";
+/// What other commands log.
+pub const COMMAND: &str = "warn,openraft=error";
+
 /// Sets up logging; `default_filter` is what is logged unless the caller or `RUST_LOG` says otherwise.
 ///
 /// # Errors

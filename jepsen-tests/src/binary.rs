@@ -3,10 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, ensure};
 
-/// The binary: `BOROUGH_BIN`, else the one in the target directory of this test, built when it is missing.
+/// The root of the workspace.
+const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// The binary: `BOROUGH_BIN`, else the one in the target directory of this test, built when it is missing or
+/// older than what it is made of.
 ///
 /// # Errors
 /// When there is none and it cannot be built.
@@ -31,11 +36,26 @@ fn find() -> anyhow::Result<PathBuf> {
         profile_dir = profile_dir.parent().context("directory of the profile")?;
     }
     let binary = profile_dir.join("borough");
-    if !binary.is_file() {
+    if !up_to_date(&binary) {
         build(profile_dir)?;
     }
     ensure!(binary.is_file(), "{} is missing even after a build", binary.display());
     Ok(binary)
+}
+
+/// Whether no source is newer. `cargo test --workspace` builds the binary itself, with the features of all tests: cargo
+/// would build half of it again to answer this question.
+fn up_to_date(binary: &Path) -> bool {
+    let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    let Some(built) = modified(binary) else { return false };
+    let older = |path: &Path| modified(path).is_some_and(|changed: SystemTime| changed <= built);
+    // Written by cargo beside the binary: "BINARY: SOURCE SOURCE…", spaces in names escaped.
+    let Ok(rule) = std::fs::read_to_string(binary.with_extension("d")) else { return false };
+    let Some((_, sources)) = rule.trim_end().split_once(": ") else { return false };
+    let sources = sources.replace("\\ ", "\0");
+    let mut sources = sources.split(' ').map(|source| PathBuf::from(source.replace('\0', " ")));
+    let manifests = ["Cargo.toml", "Cargo.lock"].map(|name| Path::new(WORKSPACE).join(name));
+    sources.all(|source| older(&source)) && manifests.iter().all(|manifest| older(manifest))
 }
 
 fn build(profile_dir: &Path) -> anyhow::Result<()> {
@@ -47,7 +67,7 @@ fn build(profile_dir: &Path) -> anyhow::Result<()> {
     let status = Command::new(env!("CARGO"))
         .args(["build", "-p", "borough", "--bin", "borough", "--profile", profile, "--target-dir"])
         .arg(target_dir)
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .current_dir(WORKSPACE)
         .status()
         .context("run cargo build")?;
     ensure!(status.success(), "cargo build of the borough binary: {status}");

@@ -196,6 +196,7 @@ impl Node {
 /// A router's process.
 #[derive(Debug)]
 pub struct Router {
+    name: String,
     dir: PathBuf,
     listen: String,
     seeds: Vec<String>,
@@ -204,14 +205,15 @@ pub struct Router {
 }
 
 impl Router {
-    /// Starts a router that finds the cluster through `seeds`.
+    /// Starts a router that finds the cluster through `seeds`; its log is named `name`.
     ///
     /// # Errors
     /// When it does not listen; with its log.
-    pub async fn start(dir: &Path, seeds: &[String]) -> anyhow::Result<Self> {
+    pub async fn start(dir: &Path, name: &str, seeds: &[String]) -> anyhow::Result<Self> {
         let listen = "127.0.0.1:0".to_owned();
         let http = Http::new("http://127.0.0.1:0")?;
-        let mut router = Self { dir: dir.to_owned(), listen, seeds: seeds.to_vec(), process: None, http };
+        let (name, dir) = (name.to_owned(), dir.to_owned());
+        let mut router = Self { name, dir, listen, seeds: seeds.to_vec(), process: None, http };
         router.launch().await?;
         Ok(router)
     }
@@ -223,7 +225,7 @@ impl Router {
     pub async fn launch(&mut self) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "the router still runs");
         let args = strings(&["router", "--listen", &self.listen, "--nodes", &self.seeds.join(",")]);
-        let mut process = Process::start("router", &self.dir, &args, &[])?;
+        let mut process = Process::start(&self.name, &self.dir, &args, &[])?;
         let base = process.line("listening: ", BIND_LIMIT).await?;
         let address = base.trim_start_matches("http://").trim_end_matches('/').to_owned();
         if self.http.base() != base {
@@ -277,7 +279,7 @@ impl Cluster {
             nodes.push(Node::start(dir.path(), &format!("node-{number}"), &seeds, &options.env).await?);
         }
         let seeds: Vec<String> = nodes.iter().map(|node| node.addr.clone()).collect();
-        let router = Router::start(dir.path(), &seeds).await?;
+        let router = Router::start(dir.path(), "router", &seeds).await?;
         let cluster = Self { router, nodes, options, dir: Some(dir) };
         cluster.wait_whole(HEAL_LIMIT).await?;
         Ok(cluster)

@@ -165,6 +165,7 @@ async fn router_variable(http: &Http) -> anyhow::Result<()> {
 async fn exit_codes(http: &Http) -> anyhow::Result<()> {
     for args in [
         &["nosuch"][..],
+        &["cluster", "nosuch"],
         &["get", "users"],
         &["put", "users"],
         &["cluster", "init"],
@@ -193,7 +194,7 @@ async fn exit_codes(http: &Http) -> anyhow::Result<()> {
 }
 
 async fn help() -> anyhow::Result<()> {
-    let commands: [&[&str]; 22] = [
+    let commands: [&[&str]; 16] = [
         &[],
         &["dev"],
         &["node"],
@@ -201,13 +202,7 @@ async fn help() -> anyhow::Result<()> {
         &["cluster"],
         &["cluster", "init"],
         &["cluster", "status"],
-        &["cluster", "rebalance"],
-        &["cluster", "pause"],
-        &["cluster", "resume"],
-        &["cluster", "cancel"],
-        &["cluster", "drain"],
-        &["cluster", "undrain"],
-        &["cluster", "remove"],
+        &["collection"],
         &["collection", "create"],
         &["get"],
         &["put"],
@@ -215,7 +210,7 @@ async fn help() -> anyhow::Result<()> {
         &["list"],
         &["import"],
         &["export"],
-        &["bench"],
+        &["delete"],
     ];
     let mut missing = Vec::new();
     for command in commands {

@@ -44,6 +44,17 @@ impl Session {
         }
     }
 
+    /// Raises what was seen to everything that `other` has seen too.
+    pub fn merge(&mut self, other: &Self) {
+        if other.everything {
+            self.seen.clear();
+            self.everything = true;
+        }
+        for (shard, index) in &other.seen {
+            self.observe(*shard, *index);
+        }
+    }
+
     /// The index of `shard` that a read must include; `None` asks for a linearizable read.
     pub fn min_index(&self, shard: ShardId) -> Option<u64> {
         if self.everything { None } else { Some(self.seen.get(&shard).copied().unwrap_or(0)) }
@@ -105,6 +116,27 @@ mod tests {
         }
 
         #[test]
+        fn a_merge_has_seen_what_both_have(
+            one in proptest::collection::btree_map(0..20_u32, any::<u64>(), 0..20),
+            other in proptest::collection::btree_map(0..20_u32, any::<u64>(), 0..20),
+        ) {
+            let session = |seen: &BTreeMap<u32, u64>| {
+                let mut session = Session::default();
+                seen.iter().for_each(|(shard, index)| session.observe(ShardId(*shard), *index));
+                session
+            };
+            let (left, right) = (session(&one), session(&other));
+            let mut merged = left.clone();
+            merged.merge(&right);
+            for shard in (0..20).map(ShardId) {
+                prop_assert_eq!(merged.min_index(shard), left.min_index(shard).max(right.min_index(shard)));
+            }
+            let mut turned = right;
+            turned.merge(&left);
+            prop_assert_eq!(turned, merged);
+        }
+
+        #[test]
         fn foreign_tokens_never_panic(token in ".{0,80}") {
             let _ = Session::decode(&token);
         }
@@ -117,6 +149,12 @@ mod tests {
             session.observe(ShardId(shard), 1);
         }
         assert_eq!(session.min_index(ShardId(0)), None);
+        let mut merged = Session::default();
+        merged.observe(ShardId(0), 1);
+        merged.merge(&session);
+        assert_eq!(merged, session);
+        session.merge(&Session::default());
+        assert_eq!(merged, session);
         assert_eq!(Session::decode(&session.encode()), Ok(session));
     }
 }

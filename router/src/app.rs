@@ -17,8 +17,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use tokio::time::Instant;
 use tracing::error;
 
-use crate::api::call::{Call, REQUEST_ID, collection, panicked};
+use crate::api::call::{Call, REQUEST_ID, panicked};
 use crate::api::{admin, batch_get, batch_write, document, list, transact, write};
+use crate::catalog::Catalog;
 use crate::cluster_calls::ClusterCalls;
 use crate::config::Config;
 use crate::http::answer::without_body;
@@ -34,6 +35,7 @@ pub struct App {
     pub config: Config,
     pub forwarder: Arc<Forwarder>,
     pub cluster: ClusterCalls,
+    pub catalog: Catalog,
     pub metrics: Metrics,
     pub limit: ArcSwapOption<ClientLimit>,
     /// The router is stopping: `/readyz` says no.
@@ -49,6 +51,7 @@ impl App {
             config,
             forwarder,
             cluster,
+            catalog: Catalog::default(),
             metrics: Metrics::default(),
             limit,
             draining: AtomicBool::new(false),
@@ -146,7 +149,7 @@ async fn dispatch(call: &Call<'_>, target: Target<'_>, body: Body) -> Result<Res
     let changes = matches!(*method, Method::PUT | Method::PATCH | Method::DELETE);
     match target {
         Target::Document { collection: name, id } => {
-            let info = collection(&*call.map().await?, &name)?;
+            let info = call.collection(&name).await?;
             match info.sort_key {
                 false if reads => document::get(call, &info, &id, None).await,
                 false if changes => write::change(call, body, &info, &id, None).await,
@@ -159,7 +162,7 @@ async fn dispatch(call: &Call<'_>, target: Target<'_>, body: Body) -> Result<Res
             }
         }
         Target::Item { collection: name, id, sort } => {
-            let info = collection(&*call.map().await?, &name)?;
+            let info = call.collection(&name).await?;
             if !info.sort_key {
                 let detail =
                     format!("collection {name:?} is not sorted: its documents are /v1/{name}/{{id}}");
@@ -172,7 +175,7 @@ async fn dispatch(call: &Call<'_>, target: Target<'_>, body: Body) -> Result<Res
             }
         }
         Target::Collection { collection: name } => {
-            let info = collection(&*call.map().await?, &name)?;
+            let info = call.collection(&name).await?;
             if reads {
                 list::collection(call, &info).await
             } else if *method == Method::POST {
@@ -186,12 +189,12 @@ async fn dispatch(call: &Call<'_>, target: Target<'_>, body: Body) -> Result<Res
         }
         Target::BatchGet { collection: name } => {
             post_only(method)?;
-            let info = collection(&*call.map().await?, &name)?;
+            let info = call.collection(&name).await?;
             batch_get::batch_get(call, body, &info).await
         }
         Target::BatchWrite { collection: name } => {
             post_only(method)?;
-            let info = collection(&*call.map().await?, &name)?;
+            let info = call.collection(&name).await?;
             batch_write::batch_write(call, body, &info).await
         }
         Target::Transact { id } => {
@@ -240,7 +243,7 @@ fn plain(text: &'static str) -> Response {
 }
 
 /// The caller's own id if it can be echoed, else a new one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
+pub fn request_id(headers: &HeaderMap) -> HeaderValue {
     let given = headers.get(REQUEST_ID).filter(|value| valid_request_id(value));
     given.cloned().unwrap_or_else(|| {
         let made = format!("{:016x}", rand::random::<u64>());

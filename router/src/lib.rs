@@ -5,6 +5,7 @@
 
 mod api;
 mod app;
+mod catalog;
 mod cluster_calls;
 mod config;
 mod http;

@@ -6,20 +6,44 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use borough_proto::error::ProblemType;
 use borough_proto::limits::{
     BATCH_ITEMS_MAX, DEADLINE_MAX, ID_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX,
     SORT_BYTES_MAX,
 };
+use http::StatusCode;
 use serde_json::{Map, Value, json};
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::app::App;
+use crate::api::call::REQUEST_ID;
+use crate::app::{App, request_id};
+use crate::http::refusal::Refusal;
 
 mod schemas;
 
 /// Serves the description and its reader.
 pub fn router() -> Router<Arc<App>> {
-    SwaggerUi::new("/docs").external_url_unchecked("/openapi.json", document()).into()
+    let pages: Router<Arc<App>> =
+        SwaggerUi::new("/docs").external_url_unchecked("/openapi.json", document()).into();
+    pages.layer(from_fn(as_every_answer))
+}
+
+/// Gives these answers what all others have: a request id, and a problem when they are none.
+async fn as_every_answer(request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    let path = request.uri().path().to_owned();
+    let mut response = next.run(request).await;
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        response = Refusal::method("GET, HEAD", "this resource is only read").into_response();
+    } else if response.status().is_client_error() || response.status().is_server_error() {
+        response =
+            Refusal::new(ProblemType::NotFound, format!("{path:?} is no page of /docs")).into_response();
+    }
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
 }
 
 /// The description.
@@ -110,7 +134,7 @@ fn paths() -> Value {
                 .body("application/json", "TransactRequest").ok("200", "All were applied.", Some("BatchReply")).fails(&["412", "428"]).done(),
         },
         "/admin/v1/cluster": {
-            "get": op("clusterStatus", "admin", "The status document", &[], ADMIN).ok("200", "Nodes, shards, operations.", Some("ClusterStatus")).done(),
+            "get": op("clusterStatus", "admin", "The status document", &[], ADMIN).ok("200", "Nodes and shards.", Some("ClusterStatus")).done(),
         },
         "/admin/v1/collections": {
             "get": op("listCollections", "admin", "All collections", &[], ADMIN).ok("200", "By name.", Some("CollectionList")).done(),

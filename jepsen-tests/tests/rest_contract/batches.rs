@@ -66,9 +66,15 @@ async fn batch_get_limits(http: &Http) -> anyhow::Result<()> {
     let problem = problem.refused_as(&[P::BadRequest, P::BadParameter])?;
     check_eq!(problem.limit, Some(100), "limit named");
     ensure!(problem.field.as_deref() == Some("ids"), "field: {problem:?}");
-    for body in
-        [json!({}), json!({"ids": "x"}), json!({"ids": [1]}), json!({"ids": ["x"], "more": 1}), json!([])]
-    {
+    for body in [
+        json!({}),
+        json!({"ids": "x"}),
+        json!({"ids": [1]}),
+        json!({"ids": ["x"], "more": 1}),
+        json!([]),
+        json!([["x"]]),
+        json!({"ids": [["x", "y"]]}),
+    ] {
         let answer = http.post("/v1/users:batchGet", &body).send().await?;
         answer
             .refused_as(&[P::BadRequest, P::MalformedJson, P::BadId, P::BadParameter])
@@ -147,6 +153,8 @@ async fn batch_write_limits(http: &Http) -> anyhow::Result<()> {
     let malformed = [
         json!({}),
         json!({"writes": {}}),
+        json!([[put("bwl-1")]]),
+        json!({"writes": [put("bwl-1"), {"delete": ["bwl-2"]}]}),
         json!({"writes": [put("bwl-1"), {}]}),
         json!({"writes": [put("bwl-1"), {"put": {"id": "bwl-2"}}]}),
         json!({"writes": [put("bwl-1"), {"put": {"document": {}}}]}),
@@ -168,6 +176,7 @@ async fn batch_write_limits(http: &Http) -> anyhow::Result<()> {
         json!({"put": {"id": "bwl-bad", "document": [1]}}),
         json!({"put": {"id": "bwl-bad", "document": {"id": "other"}}}),
         json!({"put": {"id": "bwl-bad", "document": {}, "ttl": "soon"}}),
+        json!({"put": {"id": "bwl-bad", "document": {}, "ifMatch": "\"1\"", "ifAbsent": true}}),
         json!({"put": {"id": "bwl-bad", "sort": "s", "document": {}}}),
     ] {
         let body = json!({"writes": [put("bwl-good"), bad.clone()]});

@@ -5,15 +5,18 @@ use borough_proto::error::ProblemType as P;
 use borough_proto::http_api::headers;
 use jepsen_tests::cases::Cases;
 use jepsen_tests::check_eq;
+use jepsen_tests::cluster::{Cluster, Router};
 use jepsen_tests::http::Http;
 use serde_json::{Value, json};
 
-pub async fn run(cases: &mut Cases, http: &Http) {
+pub async fn run(cases: &mut Cases, cluster: &Cluster) {
+    let http = &cluster.http();
     cases.run("users exists from the start", users(http)).await;
     cases.run("create, show, list, delete a collection", life(http)).await;
     cases.run("a deleted collection's documents do not come back with its name", no_return(http)).await;
     cases.run("bad names and options are refused", refusals(http)).await;
     cases.run("requirePreconditions: 428 without one", preconditions(http)).await;
+    cases.run("a collection made through another router is there at once", other_router(cluster)).await;
 }
 
 fn at(name: &str) -> String {
@@ -129,5 +132,33 @@ async fn preconditions(http: &Http) -> anyhow::Result<()> {
     http.post("/v1/partitions/c:transact", &ops).refused(P::PreconditionRequired).await?;
     check_eq!(http.document("/v1/guarded/c").await?, None);
     ensure!(answer.header(headers::EXPIRES).is_none(), "it expires");
+    Ok(())
+}
+
+async fn other_router(cluster: &Cluster) -> anyhow::Result<()> {
+    let seeds: Vec<String> = cluster.nodes.iter().map(|node| node.addr.clone()).collect();
+    let mut other = Router::start(cluster.dir(), "router-2", &seeds).await?;
+    let (here, there) = (cluster.http(), other.http.clone());
+    there.get("/v1/users/warm").refused(P::DocumentNotFound).await?;
+    for number in 0..20 {
+        let (maker, user) = if number % 2 == 0 { (&here, &there) } else { (&there, &here) };
+        let name = format!("shared-{number}");
+        maker.create_collection(&name, &json!({})).await?;
+        match number % 3 {
+            0 => user.put(&format!("/v1/{name}/a"), &json!({})).expect(201).await?,
+            1 => user.get(&format!("/v1/{name}")).expect(200).await?,
+            _ => {
+                let ops = json!({"ops": [{"collection": name, "put": {}}]});
+                user.post("/v1/partitions/a:transact", &ops).expect(200).await?
+            }
+        };
+    }
+    // Names that nobody made stay unknown, and asking for many of them costs little.
+    let unknown = (0..100).map(|number| {
+        let there = &there;
+        async move { there.get(&format!("/v1/nobody-{number}/a")).refused(P::CollectionNotFound).await }
+    });
+    futures::future::try_join_all(unknown).await?;
+    other.terminate().await?;
     Ok(())
 }

@@ -30,7 +30,7 @@ async fn rest_contract() -> anyhow::Result<()> {
     transact::run(&mut cases, &http).await;
     idempotency::run(&mut cases, &http).await;
     freshness::run(&mut cases, &http).await;
-    collections::run(&mut cases, &http).await;
+    collections::run(&mut cases, &cluster).await;
     admin::run(&mut cases, &cluster).await;
     cases
         .run("every answer has a request id, every error is a problem", async {

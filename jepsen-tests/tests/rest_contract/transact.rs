@@ -108,7 +108,9 @@ async fn malformed(http: &Http) -> anyhow::Result<()> {
     answer.refused_as(&[P::CollectionNotFound])?;
     let long = transact(http, &"x".repeat(257), json!([good()])).await?;
     long.refused_as(&[P::BadId])?;
-    for body in [json!({}), json!({"ops": 1}), json!([])] {
+    for body in
+        [json!({}), json!({"ops": 1}), json!([]), json!([[]]), json!([[good()]]), json!({"ops": [["users"]]})]
+    {
         let answer = http.post("/v1/partitions/txm:transact", &body).send().await?;
         answer.refused_as(&kinds).with_context(|| body.to_string())?;
     }

@@ -10,9 +10,9 @@ use borough_proto::limits::{COLLECTION_NAME_BYTES_MAX, DOCUMENT_BYTES_MAX};
 use borough_proto::wire;
 use http::{Method, StatusCode};
 
-use super::batch_get::parse;
-use super::call::{Call, collection};
+use super::call::Call;
 use crate::http::answer::{empty, json, json_value};
+use crate::http::json::parse;
 use crate::http::query::Query;
 use crate::http::refusal::Refusal;
 
@@ -46,7 +46,7 @@ pub async fn one(call: &Call<'_>, body: Body, name: &str) -> Result<Response, Re
     Query::parse(call.head.uri.query(), &[])?;
     match call.head.method {
         Method::GET | Method::HEAD => {
-            let info = collection(&*call.map().await?, name)?;
+            let info = call.collection(name).await?;
             Ok(json_value(StatusCode::OK, &Collection::from(&*info)))
         }
         Method::PUT => put(call, body, name).await,

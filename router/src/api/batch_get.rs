@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::response::Response;
 use borough_proto::document::{etag, present};
 use borough_proto::error::ProblemType;
-use borough_proto::http_api::{BatchGetRequest, BatchKey};
+use borough_proto::http_api::BatchKey;
 use borough_proto::limits::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX, ID_BYTES_MAX, SORT_BYTES_MAX};
 use borough_proto::wire::{self, CollectionInfo};
 use borough_proto::{ShardId, error::Problem};
@@ -17,6 +17,7 @@ use http::StatusCode;
 use super::call::{Call, check_sort, shard_of};
 use super::settle::{Named, not_found};
 use crate::http::answer::{Items, json, put_json};
+use crate::http::json::{BatchGetBody, KeyBody, parse};
 use crate::http::path::check_key;
 use crate::http::query::{Param, Query};
 use crate::http::refusal::Refusal;
@@ -38,12 +39,12 @@ enum Got {
 pub async fn batch_get(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Result<Response, Refusal> {
     let query = Query::parse(call.head.uri.query(), &[Param::View])?;
     let body = call.body(body, BATCH_BYTES_MAX, &["application/json"]).await?;
-    let request: BatchGetRequest = parse(&body)?;
+    let request: BatchGetBody = parse(&body)?;
     check_count("ids", request.ids.len())?;
     let map = call.map().await?;
     let mut keys = Vec::with_capacity(request.ids.len());
     let mut shards: BTreeMap<ShardId, Vec<usize>> = BTreeMap::new();
-    for (position, key) in request.ids.into_iter().enumerate() {
+    for (position, KeyBody(key)) in request.ids.into_iter().enumerate() {
         let (id, sort) = match key {
             BatchKey::Id(id) => (id, None),
             BatchKey::Sorted { id, sort } => (id, Some(sort)),
@@ -135,14 +136,6 @@ pub fn put_problem(out: &mut BytesMut, problem: &Problem) {
     put_json(out, &problem.status);
     out.put_slice(b",\"problem\":");
     put_json(out, problem);
-}
-
-/// Reads a batch's envelope.
-///
-/// # Errors
-/// 400 with the place of the mistake.
-pub fn parse<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| Refusal::new(ProblemType::MalformedJson, error.to_string()))
 }
 
 /// Checks how many items a batch has.

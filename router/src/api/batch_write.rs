@@ -8,7 +8,7 @@ use borough_proto::ShardId;
 use borough_proto::document::{etag, flags, inspect};
 use borough_proto::error::{Problem, ProblemType};
 use borough_proto::exchange::{Answer, ForwardError};
-use borough_proto::http_api::{BatchWrite, BatchWriteRequest, parse_ttl};
+use borough_proto::http_api::{BatchWrite, parse_ttl};
 use borough_proto::limits::BATCH_BYTES_MAX;
 use borough_proto::wire::{self, CollectionInfo, op::Action};
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -16,11 +16,12 @@ use futures::future::join_all;
 use http::StatusCode;
 use serde_json::value::RawValue;
 
-use super::batch_get::{check_count, check_item, parse, put_problem};
+use super::batch_get::{check_count, check_item, put_problem};
 use super::call::{Call, require_precondition, shard_of};
 use super::settle::{Named, settle};
 use crate::http::answer::{Items, json, put_json};
 use crate::http::headers::Tags;
+use crate::http::json::{BatchWriteBody, parse};
 use crate::http::query::Query;
 use crate::http::refusal::Refusal;
 
@@ -38,12 +39,13 @@ struct Item {
 pub async fn batch_write(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Result<Response, Refusal> {
     Query::parse(call.head.uri.query(), &[])?;
     let body = call.body(body, BATCH_BYTES_MAX, &["application/json"]).await?;
-    let request: BatchWriteRequest = parse(&body)?;
+    let request: BatchWriteBody = parse(&body)?;
     check_count("writes", request.writes.len())?;
     let map = call.map().await?;
     let mut items = Vec::with_capacity(request.writes.len());
     let mut shards: BTreeMap<ShardId, (Vec<usize>, Vec<wire::Unit>)> = BTreeMap::new();
     for (position, write) in request.writes.into_iter().enumerate() {
+        let write = BatchWrite::from(write);
         let (id, sort) = key(&write);
         let (id, sort) = (id.to_owned(), sort.map(str::to_owned));
         let planned = unit(call, info, position, write).and_then(|unit| Ok((shard_of(&map, &id)?, unit)));
@@ -197,6 +199,11 @@ pub fn raw_bytes(value: Box<RawValue>) -> Bytes {
 pub fn precondition(if_match: Option<&str>, if_absent: bool) -> Result<Option<wire::Precondition>, Refusal> {
     if if_match.is_none() && !if_absent {
         return Ok(None);
+    }
+    if if_match.is_some() && if_absent {
+        // No document can both stand at a version and be absent.
+        let detail = "\"ifMatch\" and \"ifAbsent\" exclude each other";
+        return Err(Refusal::new(ProblemType::BadRequest, detail).field("ifAbsent"));
     }
     let mut precondition = wire::Precondition::default();
     if let Some(text) = if_match {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use borough_proto::ClusterMap;
 use borough_proto::error::ProblemType;
-use borough_proto::http_api::headers as names;
+use borough_proto::http_api::{headers as names, valid_collection_name};
 use borough_proto::session::Session;
 use borough_proto::wire::{CollectionInfo, Freshness, Idempotency};
 use borough_proto::{ShardId, error::Outcome};
@@ -24,6 +24,7 @@ use crate::http::refusal::Refusal;
 pub struct Call<'a> {
     pub app: &'a App,
     pub head: &'a Parts,
+    pub arrived: Instant,
     /// When the caller must have its answer; the same for every hop (I8).
     pub deadline: Instant,
     session: Option<Session>,
@@ -37,7 +38,7 @@ impl<'a> Call<'a> {
         let timeout = headers::timeout(&head.headers, app.config.request_timeout)?;
         let session = headers::session(&head.headers)?;
         let cache = CacheControl::read(&head.headers)?;
-        Ok(Self { app, head, deadline: arrived + timeout, session, cache })
+        Ok(Self { app, head, arrived, deadline: arrived + timeout, session, cache })
     }
 
     /// The cluster map, waiting for the first one if need be.
@@ -58,6 +59,19 @@ impl<'a> Call<'a> {
             return Err(refusal.retry_after(std::time::Duration::from_secs(1)));
         }
         Ok(map)
+    }
+
+    /// The collection of that name, also when another router has made it just now.
+    ///
+    /// # Errors
+    /// 404; 503 when it is not known here and the cluster cannot be asked.
+    pub async fn collection(&self, name: &str) -> Result<Arc<CollectionInfo>, Refusal> {
+        let known = collection(&*self.map().await?, name);
+        if known.is_ok() || !valid_collection_name(name) {
+            return known;
+        }
+        self.app.catalog.catch_up(self).await?;
+        collection(&*self.map().await?, name)
     }
 
     /// How fresh a read of `shard` must be; `None` is linearizable.

@@ -5,16 +5,17 @@ use axum::response::Response;
 use borough_proto::ClusterMap;
 use borough_proto::document::{etag, flags, inspect};
 use borough_proto::error::ProblemType;
-use borough_proto::http_api::{BatchItem, BatchReply, TransactOp, TransactRequest};
+use borough_proto::http_api::{BatchItem, BatchReply, TransactOp};
 use borough_proto::limits::{BATCH_BYTES_MAX, SORT_BYTES_MAX};
 use borough_proto::wire::{self, OpStatus, op::Action};
 use http::StatusCode;
 
-use super::batch_get::{check_count, parse};
+use super::batch_get::check_count;
 use super::batch_write::{precondition, raw_bytes, ttl};
 use super::call::{Call, check_sort, collection, require_precondition, shard_of};
 use super::settle::{Named, settle};
 use crate::http::answer::json_value;
+use crate::http::json::{Object, TransactBody, parse};
 use crate::http::path::check_key;
 use crate::http::query::Query;
 use crate::http::refusal::Refusal;
@@ -26,12 +27,19 @@ use crate::http::refusal::Refusal;
 pub async fn transact(call: &Call<'_>, body: Body, id: &str) -> Result<Response, Refusal> {
     Query::parse(call.head.uri.query(), &[])?;
     let body = call.body(body, BATCH_BYTES_MAX, &["application/json"]).await?;
-    let request: TransactRequest = parse(&body)?;
+    let request: TransactBody = parse(&body)?;
     check_count("ops", request.ops.len())?;
-    let map = call.map().await?;
+    let mut map = call.map().await?;
+    for (position, Object(op)) in request.ops.iter().enumerate() {
+        if map.collection(&op.collection).is_none() {
+            let found = call.collection(&op.collection).await;
+            found.map_err(|refusal| refusal.detail(&format!("ops[{position}]")).op(position))?;
+            map = call.map().await?;
+        }
+    }
     let mut ops = Vec::with_capacity(request.ops.len());
     let mut names = Vec::with_capacity(request.ops.len());
-    for (position, op) in request.ops.into_iter().enumerate() {
+    for (position, Object(op)) in request.ops.into_iter().enumerate() {
         names.push((op.collection.clone(), op.sort.clone()));
         let planned = plan(&map, id, op);
         ops.push(planned.map_err(|refusal| refusal.detail(&format!("ops[{position}]")).op(position))?);
@@ -203,6 +211,7 @@ mod tests {
             r#"{"collection":"users","put":{"id":"b"}}"#,
             r#"{"collection":"users","put":{},"sort":"s"}"#,
             r#"{"collection":"users","put":{},"ifMatch":"5"}"#,
+            r#"{"collection":"users","put":{},"ifMatch":"\"5\"","ifAbsent":true}"#,
         ] {
             assert_eq!(op(json).unwrap_err().status(), 400, "{json}");
         }

@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod body;
 pub mod headers;
+pub mod json;
 pub mod path;
 pub mod query;
 pub mod refusal;

@@ -11,6 +11,9 @@ use borough_proto::http_api::headers as names;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+/// When to try again after a refusal that names no time.
+const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+
 /// A problem and the headers that go with it.
 #[derive(Debug)]
 pub struct Refusal(Box<Parts>);
@@ -94,6 +97,9 @@ impl Refusal {
         *response.status_mut() =
             StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         *response.headers_mut() = headers;
+        if matches!(problem.status, 429 | 503) && !response.headers().contains_key(RETRY_AFTER) {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_DEFAULT.as_secs()));
+        }
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(names::PROBLEM));
         response
     }
@@ -118,7 +124,7 @@ impl From<ForwardError> for Refusal {
             .insert(HeaderName::from_static(names::SHARD), HeaderValue::from(error.shard.get()));
         match error.retry_after {
             Some(pause) => refusal.retry_after(pause),
-            None if unknown => refusal.retry_after(Duration::from_secs(1)),
+            None if unknown => refusal.retry_after(RETRY_AFTER_DEFAULT),
             None => refusal,
         }
     }
@@ -172,6 +178,9 @@ mod tests {
                 let response = Refusal::from(error).into_response();
                 if outcome == Outcome::Unknown {
                     assert!(matches!(response.status().as_u16(), 500 | 504), "{why:?}");
+                }
+                if response.status() == 503 {
+                    assert_eq!(response.headers()["retry-after"], "1", "{why:?}");
                 }
                 assert_eq!(response.headers()["content-type"], "application/problem+json");
                 assert_eq!(response.headers()["borough-shard"], "3");

@@ -28,6 +28,10 @@ pub struct Store {
     /// Answered instead of the next requests.
     pub faults: Vec<wire::Fault>,
     pub requests: Vec<wire::DataRequest>,
+    /// Epoch of the catalog when it is ahead of what is pushed.
+    pub ahead: u64,
+    /// Status documents asked for.
+    pub looks: usize,
 }
 
 #[derive(Clone)]
@@ -306,7 +310,11 @@ impl wire::cluster_server::Cluster for FakeNode {
         Ok(Response::new(reply))
     }
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
-        Ok(Response::new(wire::StatusReply { json: "{\"clusterId\":\"fake\"}".to_owned() }))
+        let mut store = self.store.lock();
+        store.looks += 1;
+        let epoch = store.ahead.max(self.map.borrow().epoch);
+        let json = format!("{{\"clusterId\":\"fake\",\"epoch\":{epoch}}}");
+        Ok(Response::new(wire::StatusReply { json }))
     }
     async fn init(&self, _: Request<wire::InitRequest>) -> Result<Response<wire::InitReply>, Status> {
         Err(Status::unimplemented("fake"))

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use borough_proto::wire;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -27,14 +28,16 @@ async fn health_follows_the_cluster_and_the_drain() {
 #[tokio::test]
 async fn the_control_plane_lists_collections_and_passes_the_status_on() {
     let world = World::new().await;
-    assert_eq!(world.get("/admin/v1/cluster").await.body, "{\"clusterId\":\"fake\"}");
+    assert_eq!(world.get("/admin/v1/cluster").await.body, "{\"clusterId\":\"fake\",\"epoch\":1}");
     let list = world.get("/admin/v1/collections").await.json();
     assert_eq!(list["items"][0]["name"], "posts");
     assert_eq!(world.get("/admin/v1/collections/users").await.json()["sortKey"], false);
     assert_eq!(world.get("/admin/v1/collections/nope").await.status, 404);
     assert_eq!(world.put("/admin/v1/collections/users", "{\"sortKey\":true}").await.status, 409);
     assert_eq!(world.put("/admin/v1/collections/Bad", "{}").await.status, 400);
-    assert_eq!(world.put("/admin/v1/collections/x", "{\"sortkey\":true}").await.status, 400);
+    for body in ["{\"sortkey\":true}", "[]", "[true,null,false]", "null", "\"x\""] {
+        assert_eq!(world.put("/admin/v1/collections/x", body).await.status, 400, "{body}");
+    }
     assert_eq!(world.get("/admin/v1/rebalances").await.status, 404);
 }
 
@@ -75,10 +78,73 @@ async fn a_router_serves_its_docs_limits_its_clients_and_stops() {
     assert!(first.starts_with("HTTP/1.1 404") && first.contains("ratelimit-policy:"), "{first}");
     let second = exchange(addr, "/v1/users/a").await;
     assert!(second.starts_with("HTTP/1.1 429") && second.contains("retry-after: 1"), "{second}");
+    for path in
+        ["/openapi.json", "/docs", "/docs/", "/docs/nope.js", "/livez", "/readyz", "/metrics", "/nope"]
+    {
+        let answer = exchange(addr, path).await;
+        assert!(answer.contains("\r\nx-request-id: "), "{path}: {answer}");
+        let failed = answer.starts_with("HTTP/1.1 4");
+        assert_eq!(
+            answer.contains("\r\ncontent-type: application/problem+json\r\n"),
+            failed,
+            "{path}: {answer}"
+        );
+    }
     assert!(exchange(addr, "/openapi.json").await.contains("\"openapi\":\"3.1.0\""));
     let docs = exchange(addr, "/docs/").await;
     assert!(docs.contains("swagger-ui") && !docs.contains("https://"), "{docs}");
     assert!(exchange(addr, "/metrics").await.contains("borough_router_requests_total"));
     shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(10), run).await.unwrap().unwrap().unwrap();
+}
+
+/// `name` as a collection of the fake's catalog, at the next epoch.
+fn push_collection(world: &World, name: &str) {
+    world.node.map.send_modify(|map| {
+        map.epoch += 1;
+        let id = u32::try_from(map.epoch).unwrap() + 10;
+        map.collections.push(wire::CollectionInfo { id, name: name.to_owned(), ..Default::default() });
+    });
+}
+
+#[tokio::test]
+async fn a_collection_that_another_router_made_is_found_before_the_push_arrives() {
+    let world = World::new().await;
+    assert_eq!(world.get("/v1/users/a").await.json()["type"], "urn:borough:problem:document-not-found");
+    assert_eq!(world.node.store.lock().looks, 0, "what is known costs nothing");
+    world.node.store.lock().ahead = 2;
+    let put = world.put("/v1/new/a", "{}");
+    let push = async {
+        while world.node.store.lock().looks == 0 {
+            tokio::task::yield_now().await;
+        }
+        push_collection(&world, "new");
+    };
+    let (put, ()) = tokio::join!(put, push);
+    assert_eq!(put.status, 201, "{put:?}");
+}
+
+#[tokio::test]
+async fn unknown_collections_share_a_look_at_the_catalog() {
+    let world = World::new().await;
+    let asked = futures::future::join_all((0..60).map(|number| {
+        let world = &world;
+        async move { world.get(&format!("/v1/unknown{number}/a")).await }
+    }));
+    for reply in asked.await {
+        assert_eq!(reply.json()["type"], "urn:borough:problem:collection-not-found");
+    }
+    let looks = world.node.store.lock().looks;
+    assert!((1..=3).contains(&looks), "{looks} looks");
+}
+
+#[tokio::test]
+async fn a_collection_that_cannot_be_confirmed_is_503_not_404() {
+    let world = World::new().await;
+    world.node.store.lock().ahead = 9;
+    let reply = world.send("GET", "/v1/new/a", &[("borough-timeout-ms", "300")], "").await;
+    assert_eq!((reply.status, reply.header("retry-after")), (503, "1"), "{reply:?}");
+    let ops = r#"{"ops":[{"collection":"new","put":{}}]}"#;
+    let reply = world.send("POST", "/v1/partitions/a:transact", &[("borough-timeout-ms", "300")], ops).await;
+    assert_eq!((reply.status, reply.json()["op"].as_u64()), (503, Some(0)), "{reply:?}");
 }

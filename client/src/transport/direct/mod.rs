@@ -222,16 +222,18 @@ impl Way<'_> {
     fn failed(&self, error: ForwardError) -> Error {
         use ProblemType as Kind;
         let kind = match error.why {
+            Why::Internal => Kind::Internal,
             // 503 promises that nothing was applied; after an attempt that may have been, it is 504.
-            Why::Unavailable if error.outcome == Outcome::NotApplied => Kind::Unavailable,
-            Why::Unavailable | Why::DeadlineExceeded => Kind::DeadlineExceeded,
+            _ if error.outcome == Outcome::Unknown => Kind::DeadlineExceeded,
+            Why::Unavailable => Kind::Unavailable,
             Why::Overloaded | Why::DiskFull => Kind::Overloaded,
+            Why::DeadlineExceeded | Why::Forgotten => Kind::DeadlineExceeded,
             Why::UnknownCollection => Kind::CollectionNotFound,
             Why::Invalid => Kind::BadRequest,
-            Why::Internal | Why::Forgotten => Kind::Internal,
         };
         let refused = ops::Refused::new(kind, error.detail).with_outcome(error.outcome);
-        let refused = Refusal { retry_after: error.retry_after, ..refused.refusal(self.call) };
+        let mut refused = refused.refusal(self.call);
+        refused.retry_after = error.retry_after.or(refused.retry_after);
         Error::from_refusal(refused)
     }
 

@@ -8,7 +8,6 @@
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use borough_proto::ShardId;
 use borough_proto::error::{Outcome, Problem, ProblemType};
 use borough_proto::http_api::headers;
 use borough_proto::limits;
@@ -183,9 +182,7 @@ impl Rest {
         })?;
         let answer = Answer { status, headers, body };
         if let (Some(session), Some(token)) = (&call.session, answer.header(headers::SESSION)) {
-            let shard =
-                answer.header(headers::SHARD).and_then(|shard| shard.trim_start_matches('s').parse().ok());
-            session.absorb(token, shard.map(ShardId));
+            session.absorb(token);
         }
         if (200..300).contains(&answer.status) {
             return Ok(answer);
