@@ -55,7 +55,8 @@ fn observed(map: &wire::ClusterMap, even: bool) -> Observed {
         if even { nodes.next() } else { nodes.min() }
     };
     for node in 1..=NODES {
-        let held = map.shards.iter().filter(|shard| shard.replicas.iter().any(|replica| replica.node == node));
+        let held =
+            map.shards.iter().filter(|shard| shard.replicas.iter().any(|replica| replica.node == node));
         let replicas = held.map(|shard| wire::ReplicaReport {
             shard: shard.id,
             term: 1,

@@ -69,7 +69,8 @@ impl FromStr for Mix {
             let (name, weight) = part.split_once('=').ok_or(format!("{part:?} is not kind=weight"))?;
             let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name.trim());
             let kind = kind.ok_or(format!("{name:?} is none of get, put, patch, delete"))?;
-            let weight: u32 = weight.trim().parse().map_err(|_| format!("{weight:?} is not a whole number"))?;
+            let weight: u32 =
+                weight.trim().parse().map_err(|_| format!("{weight:?} is not a whole number"))?;
             if parts.iter().any(|(known, _)| *known == kind) {
                 return Err(format!("{name:?} is given twice"));
             }

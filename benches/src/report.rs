@@ -203,7 +203,10 @@ mod tests {
         assert_eq!((report.all.requests, report.absent, report.failed()), (1000, 1, 3));
         assert!((report.per_second - 100.0).abs() < 1e-9);
         assert!(near(report.all.p50_us, 500) && near(report.all.p99_us, 990), "{report:?}");
-        assert!(near(report.kinds["get"].p90_us, 450) && near(report.kinds["put"].max_us, 1000), "{report:?}");
+        assert!(
+            near(report.kinds["get"].p90_us, 450) && near(report.kinds["put"].max_us, 1000),
+            "{report:?}"
+        );
         assert_eq!(report.errors["timeout"], 2);
         let text = report.to_string();
         assert!(text.contains("100 requests/s") && text.contains("FAILED 2: timeout"), "{text}");

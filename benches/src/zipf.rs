@@ -81,7 +81,10 @@ mod tests {
                 // Six standard deviations of a count.
                 let allowed = 6.0 * expected.sqrt().max(1.0);
                 let seen = f64::from(*seen);
-                assert!((seen - expected).abs() <= allowed, "theta {theta}, rank {index}: {seen}, {expected}");
+                assert!(
+                    (seen - expected).abs() <= allowed,
+                    "theta {theta}, rank {index}: {seen}, {expected}"
+                );
             }
         }
     }
