@@ -1,0 +1,241 @@
+//! A cluster of real processes on this machine, measured from outside: what it costs to be idle, and what a
+//! request costs. Needs the `borough` binary of the same profile: `cargo build --release -p borough` first.
+//!
+//! `cargo bench -p borough-benches --bench cluster -- idle`, or `cost`, with `--engine sled` or `fjall`.
+//! Processor time is user + system of all processes, from `/proc` (Linux).
+
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use borough::local_cluster::{self, LocalCluster};
+use borough_benches::load::{self, Options};
+use borough_benches::mix::{Kind, Mix};
+use borough_benches::report::Report;
+use clap::{Args, Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// `USER_HZ`: what the kernel counts processor time in for user space, on every architecture of today.
+const TICKS_PER_SECOND: f64 = 100.0;
+const READY_WITHIN: Duration = Duration::from_secs(120);
+
+/// Measures a local cluster.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true, global = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Processor time and memory of an idle cluster.
+    Idle {
+        /// How long to watch, in seconds.
+        #[arg(long, default_value_t = 30.0)]
+        seconds: f64,
+    },
+    /// Processor time of a GET and of a PUT, closed loop, one kind after the other.
+    Cost {
+        /// For each kind, in seconds.
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+        #[arg(long, default_value_t = 64)]
+        connections: usize,
+        #[arg(long, default_value = "10000")]
+        keys: NonZeroU64,
+        #[arg(long, default_value_t = 300)]
+        value_bytes: usize,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ClusterArgs {
+    #[arg(long, global = true, default_value_t = 3)]
+    nodes: usize,
+    #[arg(long, global = true, default_value_t = 32)]
+    shards: u32,
+    /// `sled` or `fjall`.
+    #[arg(long, global = true, default_value = "sled")]
+    engine: String,
+    /// Rest between the start and the first figure, in seconds.
+    #[arg(long, global = true, default_value_t = 10.0)]
+    settle: f64,
+    /// The `borough` binary; the one beside this benchmark's directory when not given.
+    #[arg(long, global = true, env = "BOROUGH_BIN")]
+    binary: Option<PathBuf>,
+    /// More arguments for every node, such as `--node-arg=--set --node-arg=raft.heartbeat=500ms`.
+    #[arg(long, global = true, allow_hyphen_values = true)]
+    node_arg: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cluster: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    runtime.context("start the runtime")?.block_on(Box::pin(async {
+        let dir = tempfile::tempdir().context("make a directory for the cluster")?;
+        let args = &cli.cluster;
+        let options = local_cluster::Options {
+            nodes: args.nodes,
+            shards: args.shards,
+            engine: Some(args.engine.clone()),
+            node_args: args.node_arg.clone(),
+            ..local_cluster::Options::new(binary(args)?, dir.path())
+        };
+        let cluster = LocalCluster::start(options).await?;
+        cluster.wait_ready(READY_WITHIN).await?;
+        tokio::time::sleep(Duration::from_secs_f64(args.settle)).await;
+        println!("{} nodes, {} shards, engine {}", args.nodes, args.shards, args.engine);
+        match &cli.command {
+            Command::Idle { seconds } => idle(&cluster, *seconds).await?,
+            Command::Cost { seconds, connections, keys, value_bytes } => {
+                let load = Options {
+                    seconds: *seconds,
+                    warm_up: 0.0,
+                    connections: *connections,
+                    keys: *keys,
+                    value_bytes: *value_bytes,
+                    ..Options::new(cluster.router_url())
+                };
+                cost(&cluster, load).await?;
+            }
+        }
+        cluster.stop().await
+    }))
+}
+
+/// `target/<profile>/borough`, seen from `target/<profile>/deps/cluster-…`.
+fn binary(args: &ClusterArgs) -> Result<PathBuf> {
+    let found = match &args.binary {
+        Some(path) => path.clone(),
+        None => {
+            let own = std::env::current_exe().context("find this benchmark's own path")?;
+            let profile = own.parent().and_then(|deps| deps.parent());
+            profile.ok_or(anyhow!("{} has no directory", own.display()))?.join("borough")
+        }
+    };
+    ensure!(found.is_file(), "{} is missing: cargo build --release -p borough", found.display());
+    Ok(found)
+}
+
+async fn idle(cluster: &LocalCluster, seconds: f64) -> Result<()> {
+    let before = Usage::of(cluster)?;
+    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+    let spent = Usage::of(cluster)?.since(&before);
+    println!("idle for {seconds} s, in % of one core:");
+    for (name, cpu) in &spent.cpu {
+        println!("  {name:8} {:6.2} %", cpu / seconds * 100.0);
+    }
+    println!("  nodes    {:6.2} % together", spent.nodes() / seconds * 100.0);
+    spent.print_memory("idle");
+    Ok(())
+}
+
+async fn cost(cluster: &LocalCluster, load: Options) -> Result<()> {
+    Usage::of(cluster)?.print_memory("idle");
+    load::preload(&load).await?;
+    for kind in [Kind::Get, Kind::Put] {
+        let load = Options { mix: Mix::only(kind), ..load.clone() };
+        load::measure(&Options { seconds: 2.0, ..load.clone() }).await?;
+        let before = Usage::of(cluster)?;
+        let report = load::measure(&load).await?;
+        let spent = Usage::of(cluster)?.since(&before);
+        ensure!(report.failed() == 0, "requests failed:\n{report}");
+        print_cost(kind, &report, &spent);
+    }
+    Usage::of(cluster)?.print_memory("after load");
+    Ok(())
+}
+
+fn print_cost(kind: Kind, report: &Report, spent: &Usage) {
+    print!("{report}");
+    let per_request = |seconds: f64| seconds * 1e6 / report.all.requests.max(1) as f64;
+    println!(
+        "a {}: {:.1} µs of processor time in all servers ({:.1} router, {:.1} nodes together)",
+        kind.name(),
+        per_request(spent.router() + spent.nodes()),
+        per_request(spent.router()),
+        per_request(spent.nodes()),
+    );
+}
+
+/// What the cluster's processes have used.
+#[derive(Debug, Default)]
+struct Usage {
+    /// Seconds of processor time by process, the router last.
+    cpu: Vec<(String, f64)>,
+    /// Resident bytes by process.
+    memory: Vec<(String, u64)>,
+}
+
+impl Usage {
+    fn of(cluster: &LocalCluster) -> Result<Self> {
+        let mut usage = Self::default();
+        let nodes = cluster.nodes();
+        let nodes = nodes.iter().map(|node| (node.name().to_owned(), node.pid()));
+        for (name, pid) in nodes.chain([("router".to_owned(), cluster.router().pid())]) {
+            let pid = pid.with_context(|| format!("{name} has ended"))?;
+            usage.cpu.push((name.clone(), cpu_seconds(pid)?));
+            usage.memory.push((name, resident_bytes(pid)?));
+        }
+        Ok(usage)
+    }
+
+    /// Processor time since `before`; memory as it is now.
+    fn since(mut self, before: &Self) -> Self {
+        for ((_, cpu), (_, earlier)) in self.cpu.iter_mut().zip(&before.cpu) {
+            *cpu -= earlier;
+        }
+        self
+    }
+
+    fn router(&self) -> f64 {
+        self.cpu.last().map_or(0.0, |(_, cpu)| *cpu)
+    }
+
+    fn nodes(&self) -> f64 {
+        self.cpu.iter().map(|(_, cpu)| cpu).sum::<f64>() - self.router()
+    }
+
+    fn print_memory(&self, when: &str) {
+        let each: Vec<_> =
+            self.memory.iter().map(|(name, bytes)| format!("{name} {:.0}", *bytes as f64 / 1e6)).collect();
+        println!("resident memory {when}, MB: {}", each.join(", "));
+    }
+}
+
+/// User and system time of a process, its threads included.
+fn cpu_seconds(pid: u32) -> Result<f64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    // The name in parentheses may hold anything; behind it, `utime` and `stime` are fields 12 and 13.
+    let behind = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+    let ticks: Vec<u64> = behind.split_whitespace().skip(11).take(2).flat_map(str::parse).collect();
+    ensure!(ticks.len() == 2, "{path} is not understood: {stat:?}");
+    Ok(ticks.iter().sum::<u64>() as f64 / TICKS_PER_SECOND)
+}
+
+fn resident_bytes(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    Ok(kib.with_context(|| format!("{path} names no VmRSS in kB"))? * 1024)
+}
