@@ -2,6 +2,7 @@
 //! still there (I2), and applying it again gives the same bytes (I5).
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use crate::raft::log_storage::LogStorage;
 use crate::raft::network::NetworkFactory;
 use crate::raft::snapshot::SnapshotSender;
 use crate::raft::types::{Member, TypeConfig};
-use crate::raft::{Group, Peers};
-use crate::state::tests::{MemoryView, apply_group, log_strategy};
+use crate::raft::{Group, Groups, Peers, ProposeError};
+use crate::state::tests::{MemoryView, apply_group, command, log_strategy, put, unit};
 use crate::store::{Batch, KeyRange, Scan, Space, SpaceId, StoreError};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -85,7 +86,10 @@ async fn survives(log: &[wire::Command], events: &[(usize, Event)], dir: &Path) 
         while let Some((_, event)) = events.next_if(|(when, _)| *when <= at || at == log.len()) {
             match event {
                 Event::Compact => {
-                    let applied = *state.applied_index().borrow();
+                    // Something new: what a restart has flushed already is not flushed and purged again.
+                    let new = wire::Command { stamp_ms: 1, ..Default::default() };
+                    let applied = raft.client_write(proposal(&new)).await.unwrap().log_id.index;
+                    acknowledged.push((applied, new));
                     raft.trigger().snapshot().await.unwrap();
                     let done = raft.wait(Some(PATIENCE));
                     done.metrics(|m| m.purged.is_some_and(|p| p.index >= applied), "purged").await.unwrap();
@@ -272,6 +276,53 @@ fn flush_that_an_installation_overtakes_is_no_failure() {
         assert_eq!(building.await.unwrap(), meta, "what was installed is durable");
         // The older position must not replace the newer one.
         assert_eq!(machine.get_current_snapshot().await.unwrap().unwrap().meta, meta);
+        wal.close();
+    });
+}
+
+/// The entries kept behind a flush are larger than the bound here; without the log growing nothing is flushed again.
+#[test]
+fn log_that_does_not_grow_is_not_compacted_again() {
+    let flushes = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&flushes);
+    let engine = hooked(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    });
+    runtime().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let wal = open_wal(dir.path());
+        let mut config = crate::config::Config::default();
+        config.log.purge_after_bytes = 64 << 10;
+        let peers = Peers::new(Arc::new(MapCell::default()), TaskTracker::new(), CancellationToken::new());
+        let groups = Groups::new(&config, wal.clone(), engine, peers).unwrap();
+        let machine = ShardMachine::new(ReplicaId(1), Arc::new(Cache::new(1 << 20)));
+        let group = groups.open(GROUP, ReplicaId(1), machine).await.unwrap();
+        group.initialize(borough_proto::NodeId(1)).await.unwrap();
+        let body = format!(r#"{{"x":"{}"}}"#, "x".repeat(16 << 10));
+        for round in 1..=3 {
+            for n in 0..5_u64 {
+                let command = command(n, vec![unit(vec![put(&format!("u{n}"), &body)])]);
+                while let Err(error) = group.propose(proposal(&command)).await {
+                    // Initialised, and about to be elected.
+                    assert!(matches!(error, ProposeError::NotLeader { .. }), "{error}");
+                    tokio::task::yield_now().await;
+                }
+            }
+            groups.compact_where_due().await;
+            let flushed = async {
+                while flushes.load(Ordering::Relaxed) < round {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, flushed).await.expect("a log that grew is compacted");
+            for _ in 0..3 {
+                groups.compact_where_due().await;
+                group.propose(proposal(&wire::Command::default())).await.unwrap();
+            }
+            assert_eq!(flushes.load(Ordering::Relaxed), round);
+        }
+        groups.shutdown().await;
         wal.close();
     });
 }
