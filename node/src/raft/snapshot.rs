@@ -236,7 +236,7 @@ impl Transfer {
     }
 }
 
-fn encode_pairs(pairs: &[(Bytes, Bytes)]) -> Bytes {
+pub(super) fn encode_pairs(pairs: &[(Bytes, Bytes)]) -> Bytes {
     let size = pairs.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
     let mut data = BytesMut::with_capacity(size);
     for part in pairs.iter().flat_map(|(key, value)| [key, value]) {
@@ -247,7 +247,7 @@ fn encode_pairs(pairs: &[(Bytes, Bytes)]) -> Bytes {
 }
 
 /// Reads what [`encode_pairs`] made; `None` for anything else (I10).
-fn decode_pairs(mut data: Bytes) -> Option<Batch> {
+pub(super) fn decode_pairs(mut data: Bytes) -> Option<Batch> {
     let mut part = move || -> Option<Option<Bytes>> {
         if data.is_empty() {
             return Some(None);
