@@ -42,7 +42,9 @@ const ENGINES: [Engine; 2] = [
 async fn bounded_disk() -> anyhow::Result<()> {
     let mut cases = Cases::new();
     for engine in &ENGINES {
-        cases.run(&format!("{}: overwrites do not grow the disk's use", engine.name), overwrite(engine)).await;
+        cases
+            .run(&format!("{}: overwrites do not grow the disk's use", engine.name), overwrite(engine))
+            .await;
     }
     cases.finish()
 }

@@ -206,7 +206,9 @@ async fn replay(cluster: &mut Cluster) -> anyhow::Result<()> {
         let calls: Vec<MakeCall> = vec![
             {
                 let id = id.clone();
-                Box::new(move |http| http.post("/v1/users", &json!({"id": id, "v": 0})).key(&format!("post-{node}")))
+                Box::new(move |http| {
+                    http.post("/v1/users", &json!({"id": id, "v": 0})).key(&format!("post-{node}"))
+                })
             },
             {
                 let path = format!("/v1/users/{id}");

@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use wire::raft_frame::Body;
 
 use super::peers::Peers;
-use crate::wal::GroupLog;
 use super::state_machine::{ReplicaState, SnapshotData, StateMachine};
 use super::types::{
     Member, Proposal, Reply, SnapshotMeta, TypeConfig, Vote, entry, log_id_from_wire, log_id_to_wire, parts,
@@ -342,7 +341,8 @@ impl Group {
     ///
     /// # Errors
     /// A text when the group is stopped.
-    pub async fn compact(&self, log: &GroupLog, keep_bytes: u64) -> Result<(), String> {
+    pub async fn compact(&self, keep_bytes: u64) -> Result<(), String> {
+        let log = self.state.log();
         let applied = *self.state.applied_index().borrow();
         self.raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
         let done = |metrics: &openraft::RaftMetrics<TypeConfig>| {

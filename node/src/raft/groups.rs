@@ -229,15 +229,17 @@ impl Groups {
     /// Lets logs go that have grown past their bound: flushes the replica's engine, then purges what the flush covers (I2).
     pub async fn compact_where_due(&self) {
         for group in self.all() {
-            let Ok(log) = self.log(group.replica) else { continue };
-            if log.live_bytes() <= self.purge_after_bytes {
+            if group.state.log().live_bytes() <= self.purge_after_bytes {
                 continue;
             }
-            let flushing = tokio::time::timeout(FLUSH_MAX, group.compact(&log, self.purge_after_bytes / KEEP_PARTS));
+            let flushing =
+                tokio::time::timeout(FLUSH_MAX, group.compact(self.purge_after_bytes / KEEP_PARTS));
             match flushing.await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(group = %group.group, %error, "log was not compacted"),
-                Err(_) => tracing::warn!(group = %group.group, "flushing the engine takes long; the log is kept meanwhile"),
+                Err(_) => {
+                    tracing::warn!(group = %group.group, "flushing the engine takes long; the log is kept meanwhile")
+                }
             }
         }
     }

@@ -131,6 +131,11 @@ impl ReplicaState {
         self.space.load_full()
     }
 
+    /// The replica's log.
+    pub fn log(&self) -> &GroupLog {
+        &self.log
+    }
+
     /// Index of the last applied entry, and a way to wait for later ones.
     pub fn applied_index(&self) -> watch::Receiver<u64> {
         self.applied_index.subscribe()
