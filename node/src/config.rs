@@ -139,7 +139,7 @@ impl Default for Config {
 impl Default for LogConfig {
     fn default() -> Self {
         Self {
-            segment_bytes: 64 << 20,
+            segment_bytes: 32 << 20,
             purge_after_bytes: 8 << 20,
             cache_bytes: 64 << 20,
             flush_deadline: Duration::from_secs(20),

@@ -302,6 +302,28 @@ impl Drop for Proposed<'_> {
     }
 }
 
+/// Apply cannot refuse, so a session that would be one too many is refused here (I8).
+fn admit_session(shard: &Shard, command: &wire::Command) -> Result<(), Fault> {
+    let Some(session) = &command.session else { return Ok(()) };
+    if shard.machine.header().sessions < state::SESSIONS_MAX {
+        return Ok(());
+    }
+    match state::has_session(&shard.group.state.space().space, session.id) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let mut fault = Fault::new(
+                FaultCode::Busy,
+                format!("the shard remembers {} sessions, the most it can", state::SESSIONS_MAX),
+            );
+            fault.retry_after_ms = 1000;
+            Err(fault)
+        }
+        Err(error) => {
+            Err(Fault::new(FaultCode::Internal, error.to_string()).with_outcome(wire::Outcome::NotApplied))
+        }
+    }
+}
+
 async fn serve_write(
     node: &Arc<Node>,
     shard: &Shard,
@@ -318,12 +340,7 @@ async fn serve_write(
     if !shard.group.is_leader() {
         return Err(Fault::not_leader(shard.group.leader_node()));
     }
-    if command.session.is_some() && shard.machine.header().sessions >= state::SESSIONS_MAX {
-        return Err(Fault::new(
-            FaultCode::Busy,
-            format!("the shard holds {} sessions already", state::SESSIONS_MAX),
-        ));
-    }
+    admit_session(shard, &command)?;
     // The leader stamps (I5).
     command.stamp_ms = now_ms();
     command.sweep = None;

@@ -100,6 +100,14 @@ pub fn load_header<V: View + ?Sized>(view: &V) -> Result<Header, StoreError> {
     }
 }
 
+/// Whether the shard remembers the session already.
+///
+/// # Errors
+/// [`StoreError`] of the engine.
+pub fn has_session<V: View + ?Sized>(view: &V, session: u64) -> Result<bool, StoreError> {
+    Ok(view.get(&keys::session(session))?.is_some())
+}
+
 /// Bytes that this module did not write, or that were changed since (I10). The space is not known here: the caller adds it.
 fn damaged(what: &str, detail: &dyn std::fmt::Display) -> StoreError {
     StoreError::Damaged { space: "of the shard".to_owned(), detail: format!("{what}: {detail}") }
