@@ -94,6 +94,14 @@ impl Admin {
         self.typed("get cluster status".to_owned(), out, Outcome::NotApplied).await
     }
 
+    /// A `GET` under `/admin/v1`, for example `cluster`; the body as answered.
+    ///
+    /// # Errors
+    /// Those of a read.
+    pub async fn get(&self, path: &str) -> Result<Bytes> {
+        self.send(format!("get {path}"), Outgoing::read(Method::GET, format!("/admin/v1/{path}"))).await
+    }
+
     async fn typed<T: DeserializeOwned>(
         &self,
         operation: String,

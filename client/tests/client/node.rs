@@ -305,6 +305,7 @@ impl Node {
                 collection(3, "strict", false, true),
             ],
             meta: None,
+            next_collection: 4,
         }
     }
 }
@@ -336,5 +337,6 @@ not_here! {
     delete_collection: DeleteCollectionRequest -> DeleteCollectionReply,
     status: StatusRequest -> StatusReply,
     report: NodeReport -> ReportReply,
+    propose: CatalogCommand -> ProposeReply,
     reconfigure: ReconfigureRequest -> ReconfigureReply
 }

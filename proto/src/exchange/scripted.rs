@@ -171,6 +171,12 @@ impl wire::cluster_server::Cluster for Node {
     async fn report(&self, _: Request<wire::NodeReport>) -> Result<Response<wire::ReportReply>, Status> {
         Err(Status::unimplemented("scripted"))
     }
+    async fn propose(
+        &self,
+        _: Request<wire::CatalogCommand>,
+    ) -> Result<Response<wire::ProposeReply>, Status> {
+        Err(Status::unimplemented("scripted"))
+    }
     async fn reconfigure(
         &self,
         _: Request<wire::ReconfigureRequest>,

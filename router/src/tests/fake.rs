@@ -104,6 +104,7 @@ fn first_map(addr: &str) -> wire::ClusterMap {
         shards: shards.collect(),
         collections: vec![users, posts],
         meta: None,
+        next_collection: 0,
     }
 }
 
@@ -314,7 +315,7 @@ impl wire::cluster_server::Cluster for FakeNode {
         store.looks += 1;
         let epoch = store.ahead.max(self.map.borrow().epoch);
         let json = format!("{{\"clusterId\":\"fake\",\"epoch\":{epoch}}}");
-        Ok(Response::new(wire::StatusReply { json }))
+        Ok(Response::new(wire::StatusReply { json, ..Default::default() }))
     }
     async fn init(&self, _: Request<wire::InitRequest>) -> Result<Response<wire::InitReply>, Status> {
         Err(Status::unimplemented("fake"))
@@ -323,6 +324,12 @@ impl wire::cluster_server::Cluster for FakeNode {
         Err(Status::unimplemented("fake"))
     }
     async fn report(&self, _: Request<wire::NodeReport>) -> Result<Response<wire::ReportReply>, Status> {
+        Err(Status::unimplemented("fake"))
+    }
+    async fn propose(
+        &self,
+        _: Request<wire::CatalogCommand>,
+    ) -> Result<Response<wire::ProposeReply>, Status> {
         Err(Status::unimplemented("fake"))
     }
     async fn reconfigure(

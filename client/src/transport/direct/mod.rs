@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use super::{Action, Call, Condition, Key, RawWritten, WriteRule};
 use crate::builder::BuildError;
 use crate::document::{Etag, RawDoc};
-use crate::error::{Error, Refusal, Result};
+use crate::error::{Error, Result};
 
 /// How long a call waits for the map to name a collection that was perhaps made just now.
 const NEW_COLLECTION: Duration = Duration::from_millis(250);
