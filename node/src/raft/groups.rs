@@ -51,6 +51,8 @@ pub struct Groups {
     sender: Arc<SnapshotSender>,
     settings: Arc<RaftSettings>,
     purge_after_bytes: u64,
+    /// What each replica's log was left with by its last compaction, in bytes.
+    compacted: Mutex<HashMap<ReplicaId, u64>>,
     running: ArcSwap<Running>,
     /// Held while the set of running replicas changes.
     changing: Mutex<()>,
@@ -99,6 +101,7 @@ impl Groups {
             sender: SnapshotSender::new(config.limits.snapshot_bytes_per_second),
             settings: Arc::new(settings),
             purge_after_bytes: config.log.purge_after_bytes,
+            compacted: Mutex::default(),
             running: ArcSwap::default(),
             changing: Mutex::new(()),
         }))
@@ -220,13 +223,24 @@ impl Groups {
         all
     }
 
-    /// Flushes the engine of every replica whose log has grown past its bound, so that the log can go.
+    /// Flushes the engine of every replica whose log has grown by more than its bound since the last time, so
+    /// that the log can go. Growth counts, not size: the entries kept behind a flush may be larger than the bound.
     pub async fn compact_where_due(&self) {
         for group in self.all() {
             let Ok(log) = self.log(group.replica) else { continue };
-            if log.live_bytes() > self.purge_after_bytes
-                && let Err(error) = group.compact().await
-            {
+            let live_bytes = log.live_bytes();
+            let due = {
+                let mut compacted = self.compacted.lock();
+                let left = compacted.entry(group.replica).or_default();
+                // The purge comes after the flush, so what is left is seen later.
+                *left = live_bytes.min(*left);
+                let due = live_bytes - *left > self.purge_after_bytes;
+                if due {
+                    *left = live_bytes;
+                }
+                due
+            };
+            if due && let Err(error) = group.compact().await {
                 tracing::warn!(group = %group.group, %error, "log was not compacted");
             }
         }
@@ -251,6 +265,7 @@ impl Groups {
         });
         group.shutdown().await;
         self.receiver.forget(replica);
+        self.compacted.lock().remove(&replica);
         let (sender, receiver) = oneshot::channel();
         let done = Box::new(move |result| {
             let _ = sender.send(result);

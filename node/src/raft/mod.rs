@@ -11,6 +11,8 @@ pub mod network;
 pub mod peers;
 pub mod snapshot;
 pub mod state_machine;
+#[cfg(test)]
+mod tests;
 pub mod types;
 
 pub use group::{Group, GroupView, ProposeError, ReadError};

@@ -222,8 +222,17 @@ impl ReplicaState {
                 SnapshotMeta { last_log_id: position.applied, last_membership: position.membership.clone() };
             (meta, self.space.load_full())
         };
-        space.space.flush().map_err(io::Error::other)?;
-        *self.flushed.lock() = Some(meta.clone());
+        let flushed = space.space.flush();
+        // Not while a snapshot is installed: what it made durable is newer, and the space it replaced may be gone.
+        let _position = self.position.lock();
+        let mut known = self.flushed.lock();
+        if self.space.load().number != space.number
+            && let Some(installed) = known.clone()
+        {
+            return Ok(installed);
+        }
+        flushed.map_err(io::Error::other)?;
+        *known = Some(meta.clone());
         Ok(meta)
     }
 
@@ -260,10 +269,10 @@ impl ReplicaState {
             // After the swap: whoever reads meanwhile fills the cache from the new space or is made void.
             self.machine.load(&self.space.load().space).map_err(io::Error::other)?;
             self.applying.store(index, Ordering::Release);
+            *self.flushed.lock() = Some(meta.clone());
             old
         };
         self.applied_index.send_replace(index);
-        *self.flushed.lock() = Some(meta.clone());
         let old_id = SpaceId { replica: self.id, generation: old.number };
         drop(old);
         self.engine.drop_space(old_id).map_err(io::Error::other)

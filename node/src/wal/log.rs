@@ -58,6 +58,17 @@ impl From<&LogConfig> for Options {
     }
 }
 
+#[cfg(test)]
+impl Options {
+    /// Makes bytes durable by `sync`, so that a test can hold or fail it.
+    pub fn with_sync(
+        self,
+        sync: impl Fn(&std::fs::File) -> std::io::Result<()> + Send + Sync + 'static,
+    ) -> Self {
+        Self { sync: Arc::new(sync), ..self }
+    }
+}
+
 /// What the log did and holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {

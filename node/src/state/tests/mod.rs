@@ -259,6 +259,7 @@ fn sweep_strategy() -> impl Strategy<Value = wire::Sweep> {
             keys_before_ms,
             keys_bytes_max,
             sessions_before_ms,
+            collections: Vec::new(),
         },
     )
 }

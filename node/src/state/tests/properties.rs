@@ -147,7 +147,7 @@ proptest! {
             stamp_ms,
             session: Some(wire::Session { id, sequence, acknowledged }),
             units: ops.into_iter().map(|op| unit(vec![op])).collect(),
-            sweep: Some(wire::Sweep { expire_max, keys_before_ms, keys_bytes_max, sessions_before_ms }),
+            sweep: Some(wire::Sweep { expire_max, keys_before_ms, keys_bytes_max, sessions_before_ms, collections: Vec::new() }),
         };
         let _ = validate(&hostile);
         shard.apply(hostile.clone());

@@ -19,8 +19,13 @@ fn sweep(stamp_ms: u64, sweep: wire::Sweep) -> wire::Command {
     wire::Command { sweep: Some(sweep), ..command(stamp_ms, vec![]) }
 }
 
-const KEEP_KEYS: wire::Sweep =
-    wire::Sweep { expire_max: 100, keys_before_ms: 0, keys_bytes_max: u64::MAX, sessions_before_ms: 0 };
+const KEEP_KEYS: wire::Sweep = wire::Sweep {
+    expire_max: 100,
+    keys_before_ms: 0,
+    keys_bytes_max: u64::MAX,
+    sessions_before_ms: 0,
+    collections: Vec::new(),
+};
 
 #[test]
 fn every_operation_tells_what_it_did() {
