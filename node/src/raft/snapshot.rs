@@ -292,7 +292,6 @@ impl SnapshotReceiver {
         mut chunks: tonic::Streaming<wire::SnapshotChunk>,
         acks: mpsc::Sender<Result<wire::SnapshotAck, Status>>,
     ) -> Result<(), String> {
-        let replica = group.replica;
         let meta = snapshot_meta(&header)?;
         let mut partial = self.take(group, header.snapshot).await?;
         let hello = wire::SnapshotAck { next: partial.next, ..Default::default() };
@@ -303,21 +302,17 @@ impl SnapshotReceiver {
                 Ok(None) | Err(_) => break,
             };
             if chunk.sequence != partial.next || crc32fast::hash(&chunk.data) != chunk.crc32 {
-                self.partial.lock().insert(replica, partial);
+                self.keep(group, partial);
                 return Err(format!("chunk {} is out of order or damaged", chunk.sequence));
             }
             if chunk.end {
-                let vote = group
-                    .install_snapshot(
-                        vote_from_wire(&header.vote.unwrap_or_default()),
-                        meta,
-                        SnapshotData::Staged { generation: partial.generation },
-                    )
-                    .await?;
-                drop(partial.space);
+                let data = SnapshotData::Staged { generation: partial.generation };
+                let vote = vote_from_wire(&header.vote.unwrap_or_default());
+                let installed = group.install_snapshot(vote, meta, data).await;
                 if group.state.space().number != partial.generation {
-                    group.state.unstage(partial.generation).map_err(|error| error.to_string())?;
+                    give_up(group, partial);
                 }
+                let vote = installed?;
                 let done = wire::SnapshotAck {
                     next: chunk.sequence + 1,
                     installed: true,
@@ -328,17 +323,32 @@ impl SnapshotReceiver {
                 let _ = acks.send(Ok(done)).await;
                 return Ok(());
             }
-            let batch =
-                decode_pairs(chunk.data).ok_or_else(|| format!("chunk {} is malformed", chunk.sequence))?;
             let space = Arc::clone(&partial.space);
-            let applied = tokio::task::spawn_blocking(move || space.apply(batch)).await;
-            applied.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+            let staging = move || match decode_pairs(chunk.data) {
+                Some(batch) => space.apply(batch).map_err(|error| error.to_string()),
+                None => Err("it is malformed".to_owned()),
+            };
+            let staged = tokio::task::spawn_blocking(staging).await.map_err(|error| error.to_string());
+            if let Err(error) = staged.flatten() {
+                // What was staged may lack a part of this chunk, and a full disk needs the room.
+                give_up(group, partial);
+                return Err(format!("stage chunk {}: {error}", chunk.sequence));
+            }
             partial.next += 1;
             let ack = wire::SnapshotAck { next: partial.next, ..Default::default() };
             alive = acks.send(Ok(ack)).await.is_ok();
         }
-        self.partial.lock().insert(replica, partial);
+        self.keep(group, partial);
         Ok(())
+    }
+
+    /// Keeps what was staged, for the transfer to go on.
+    fn keep(&self, group: &Group, partial: Partial) {
+        let replaced = self.partial.lock().insert(group.replica, partial);
+        // Of a connection that hung while another transfer began.
+        if let Some(replaced) = replaced {
+            give_up(group, replaced);
+        }
     }
 
     async fn take(&self, group: &Group, snapshot: u64) -> Result<Partial, String> {
@@ -347,8 +357,7 @@ impl SnapshotReceiver {
             if old.snapshot == snapshot {
                 return Ok(old);
             }
-            drop(old.space);
-            group.state.unstage(old.generation).map_err(|error| error.to_string())?;
+            give_up(group, old);
         }
         let state = Arc::clone(&group.state);
         let staged = tokio::task::spawn_blocking(move || state.stage()).await;
@@ -360,6 +369,14 @@ impl SnapshotReceiver {
     /// Forgets what was staged for a replica that goes away.
     pub fn forget(&self, replica: ReplicaId) {
         self.partial.lock().remove(&replica);
+    }
+}
+
+/// Removes what was staged.
+fn give_up(group: &Group, partial: Partial) {
+    drop(partial.space);
+    if let Err(error) = group.state.unstage(partial.generation) {
+        tracing::warn!(group = %group.group, %error, "a staged snapshot is left until the next start");
     }
 }
 
