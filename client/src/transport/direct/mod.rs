@@ -26,7 +26,7 @@ use crate::document::{Etag, RawDoc};
 use crate::error::{Error, Result};
 
 /// How long a call waits for the map to name a collection that was perhaps made just now.
-const NEW_COLLECTION: Duration = Duration::from_millis(250);
+const NEW_COLLECTION: Duration = Duration::from_secs(1);
 
 /// The nodes. The forwarder starts with the first call, within the caller's runtime.
 pub(crate) struct Direct {
@@ -143,13 +143,16 @@ impl Direct {
 }
 
 impl Way<'_> {
-    /// The collection of that name. One that the map does not know may be new: the map is asked for once more.
+    /// The collection of that name. One that the map does not know may be new: the map is asked for once more, and
+    /// waited for, since the next news may be of something else.
     async fn collection(&mut self, name: &str, sorted: bool) -> Result<Arc<wire::CollectionInfo>> {
         if self.map.collection(name).is_none() {
             let watch = self.forwarder.watch();
             watch.refresh();
-            watch.reached(self.map.epoch() + 1, self.until.min(Instant::now() + NEW_COLLECTION)).await;
-            self.map = watch.map();
+            let patience = self.until.min(Instant::now() + NEW_COLLECTION);
+            while self.map.collection(name).is_none() && watch.reached(self.map.epoch() + 1, patience).await {
+                self.map = watch.map();
+            }
         }
         let operation = &self.call.operation;
         let Some(info) = self.map.collection(name) else {

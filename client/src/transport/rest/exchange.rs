@@ -295,7 +295,9 @@ mod tests {
     use super::*;
 
     fn refused(kind: ProblemType, outcome: Outcome) -> Error {
-        Error::from_refusal(Refusal::new("put users/1", Problem::new(kind, "").with_outcome(outcome)))
+        // An answer that names no time to wait.
+        let refusal = Refusal::new("put users/1", Problem::new(kind, "").with_outcome(outcome));
+        Error::from_refusal(Refusal { retry_after: None, ..refusal })
     }
 
     fn broken(outcome: Outcome) -> Error {
