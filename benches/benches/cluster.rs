@@ -70,7 +70,7 @@ struct ClusterArgs {
     #[arg(long, global = true, default_value_t = 10.0)]
     settle: f64,
     /// The `borough` binary; the one beside this benchmark's directory when not given.
-    #[arg(long, global = true, env = "BOROUGH_BIN")]
+    #[arg(long, global = true)]
     binary: Option<PathBuf>,
     /// More arguments for every node, such as `--node-arg=--set --node-arg=raft.heartbeat=500ms`.
     #[arg(long, global = true, allow_hyphen_values = true)]
