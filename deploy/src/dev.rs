@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::cli::DevArgs;
-use crate::exit::{print, say};
+use crate::exit::{Failure, print, say};
 use crate::local_cluster::{LocalCluster, Options};
 use crate::shutdown;
 
@@ -32,12 +32,15 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// When the port or the directory is in use, or a process does not come up.
-pub async fn run(args: DevArgs) -> Result<()> {
+pub async fn run(args: DevArgs) -> Result<(), Failure> {
+    let dir = &args.data_dir;
+    let _lock = claim(dir).map_err(|error| Failure::DataDir(format!("{error:#}")))?;
+    Ok(run_in(&args, dir).await?)
+}
+
+async fn run_in(args: &DevArgs, dir: &Path) -> Result<()> {
     let tasks = TaskTracker::new();
     let stop = shutdown::on_signal(&tasks)?;
-    let dir = &args.data_dir;
-    std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-    let _lock = lock(dir)?;
     check_port(args.port)?;
     if args.fresh {
         clear(dir)?;
@@ -102,6 +105,11 @@ async fn announce_ready(cluster: &LocalCluster, description: &mut describe::Desc
     print(&format!(
         "ready: {url}\n  curl -X PUT {url}/v1/users/1 -H 'Content-Type: application/json' -d '{{\"name\":\"Ada\"}}'\n"
     ))
+}
+
+fn claim(dir: &Path) -> Result<File> {
+    std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    lock(dir)
 }
 
 /// Two of them on one directory would fight over the nodes' data.

@@ -48,7 +48,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Node(args) => return service::node(args).await,
         Command::Router(args) => return service::router(args).await,
-        Command::Dev(args) => dev::run(args).await,
+        Command::Dev(args) => return dev::run(args).await,
         Command::Cluster(ClusterCommand::Init(args)) => cluster::init(args).await,
         Command::Cluster(ClusterCommand::Status(args)) => cluster::status(args).await,
         Command::Collection(command) => collections::run(command).await,

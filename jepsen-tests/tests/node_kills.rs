@@ -62,6 +62,10 @@ async fn led_by(cluster: &Cluster, node: u64) -> anyhow::Result<BTreeSet<u32>> {
         let led: BTreeSet<u32> =
             status.shards.iter().filter(|shard| shard.leader == Some(node)).map(|shard| shard.id).collect();
         ensure!(!led.is_empty(), "node {node} leads none of {} shards", status.shards.len());
+        // Leaders that are about to be spread would move while the caller looks at them.
+        let counts: Vec<u32> = status.nodes.iter().map(|node| node.leaders).collect();
+        let (least, most) = (counts.iter().min().copied(), counts.iter().max().copied());
+        ensure!(most.unwrap_or(0) - least.unwrap_or(0) <= 1, "leaders are not even: {counts:?}");
         Ok(led)
     })
     .await

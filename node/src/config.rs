@@ -175,6 +175,15 @@ impl Config {
     /// Faults that concern more than one field; the fields' own come from [`Validate`].
     pub fn cross_field_faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
+        let is_address = |text: &str| {
+            text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        for seed in self.join.iter().filter(|seed| !is_address(seed)) {
+            faults.push(format!("join: {seed:?} is not an address such as 10.0.0.1:7070"));
+        }
+        if !self.advertise.is_empty() && !is_address(&self.advertise) {
+            faults.push(format!("advertise: {:?} is not an address such as 10.0.0.1:7070", self.advertise));
+        }
         let raft = &self.raft;
         if raft.election_timeout_min < raft.heartbeat * 2 {
             faults.push("raft.election-timeout-min: must be at least twice raft.heartbeat".to_owned());

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use borough_proto::{GroupId, NodeId, ReplicaId, wire};
+use borough_proto::{GroupId, NodeId, ReplicaId, ShardId, wire};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use wire::catalog_command::Change;
 
+use super::observe::Observed;
 use super::plan::{Step, plan};
 use crate::meta_leader::propose_local;
 use crate::node::Node;
@@ -18,6 +19,9 @@ use crate::rpc::cluster::reconfigure;
 const TICK: Duration = Duration::from_millis(200);
 /// One step's time with the group's leader; it is asked again at the next tick.
 const STEP_MAX: Duration = Duration::from_secs(30);
+/// Leaders are moved only when no leader and no node has changed for this long: right after a failure the elections
+/// sort themselves out, and a node that comes back must first be heard again.
+const LEADERS_SETTLE: Duration = Duration::from_secs(5);
 /// After a transfer a group's leader is left alone for this long, so that reports can follow.
 const TRANSFER_REST: Duration = Duration::from_secs(3);
 
@@ -32,6 +36,7 @@ struct Busy {
 pub async fn run(node: Arc<Node>) {
     let busy = Arc::new(Busy::default());
     let mut led_term = None;
+    let mut seen = (Vec::new(), Instant::now());
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -51,15 +56,27 @@ pub async fn run(node: Arc<Node>) {
         if node.leaving.load(std::sync::atomic::Ordering::Relaxed) {
             continue;
         }
-        let steps = {
+        let map = node.catalog.map();
+        let (steps, picture) = {
             let mut observed = node.observed.lock();
             observed.tick();
-            plan(&node.catalog.map(), &observed)
+            (plan(&map, &observed), picture(&map, &observed))
         };
-        for step in steps {
+        if seen.0 != picture {
+            seen = (picture, Instant::now());
+        }
+        let settled = seen.1.elapsed() >= LEADERS_SETTLE;
+        for step in steps.into_iter().filter(|step| settled || !matches!(step, Step::Transfer { .. })) {
             start(&node, &busy, step);
         }
     }
+}
+
+/// Who leads what, and who is up.
+fn picture(map: &wire::ClusterMap, observed: &Observed) -> Vec<Option<NodeId>> {
+    let leaders = map.shards.iter().map(|info| observed.leader(ShardId(info.id)));
+    let up = map.nodes.iter().map(|info| Some(NodeId(info.id)).filter(|&node| observed.is_up(node)));
+    leaders.chain(up).collect()
 }
 
 fn start(node: &Arc<Node>, busy: &Arc<Busy>, step: Step) {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use borough_proto::{GroupId, NodeId, ReplicaId, wire};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
-use openraft::raft::TransferLeaderRequest;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
+use openraft::raft::{TransferLeaderError, TransferLeaderRequest};
 use openraft::{ChangeMembers, Raft, ReadPolicy, ServerState};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -25,6 +25,9 @@ type GroupRaft = Raft<TypeConfig, StateMachine>;
 
 /// Followers may be this many entries behind and still become voters.
 const CAUGHT_UP_LAG_MAX: u64 = 256;
+/// How long the next leader waits for the rest of the log, and between looks.
+const TAKE_OVER_MAX: Duration = Duration::from_millis(500);
+const TAKE_OVER_RETRY: Duration = Duration::from_millis(2);
 
 /// A running replica.
 pub struct Group {
@@ -402,10 +405,7 @@ impl Group {
                     request.to,
                     request.last.as_ref().map(log_id_from_wire),
                 );
-                match self.raft.handle_transfer_leader(transfer).await {
-                    Ok(result) => Body::TransferReply(wire::TransferReply { accepted: result.is_ok() }),
-                    Err(error) => refused(error),
-                }
+                self.take_over(transfer).await
             }
             Body::ReadIndex(_) => {
                 Body::ReadIndexReply(wire::ReadIndexReply { index: self.confirmed_index().await.ok() })
@@ -415,6 +415,21 @@ impl Group {
             | Body::TransferReply(_)
             | Body::ReadIndexReply(_)
             | Body::Refused(_) => refused("an answer where a request was expected"),
+        }
+    }
+
+    /// Takes the leadership over. The leader has stopped proposing and goes on sending its log, so what is missing
+    /// here arrives in a moment; refusing at once would leave the group to wait for an election.
+    async fn take_over(&self, transfer: TransferLeaderRequest<TypeConfig>) -> Body {
+        let deadline = Instant::now() + TAKE_OVER_MAX;
+        loop {
+            match self.raft.handle_transfer_leader(transfer.clone()).await {
+                Ok(Err(TransferLeaderError::LogNotFlushed { .. })) if Instant::now() < deadline => {
+                    tokio::time::sleep(TAKE_OVER_RETRY).await;
+                }
+                Ok(result) => return Body::TransferReply(wire::TransferReply { accepted: result.is_ok() }),
+                Err(error) => return refused(error),
+            }
         }
     }
 

@@ -54,6 +54,8 @@ pub struct Groups {
     settings: Arc<RaftSettings>,
     purge_after_bytes: u64,
     running: ArcSwap<Running>,
+    /// Log bytes that each replica's last compaction found, or fewer since.
+    compacted: Mutex<HashMap<ReplicaId, u64>>,
     /// Held while the set of running replicas changes.
     changing: Mutex<()>,
 }
@@ -106,6 +108,7 @@ impl Groups {
             settings: Arc::new(settings),
             purge_after_bytes: config.log.purge_after_bytes,
             running: ArcSwap::default(),
+            compacted: Mutex::default(),
             changing: Mutex::new(()),
         }))
     }
@@ -229,7 +232,20 @@ impl Groups {
     /// Lets logs go that have grown past their bound: flushes the replica's engine, then purges what the flush covers (I2).
     pub async fn compact_where_due(&self) {
         for group in self.all() {
-            if group.state.log().live_bytes() <= self.purge_after_bytes {
+            let live_bytes = group.state.log().live_bytes();
+            // A replica that is away keeps the log from going: then only growth is worth another flush.
+            let due = {
+                let mut compacted = self.compacted.lock();
+                let left = compacted.entry(group.replica).or_default();
+                *left = live_bytes.min(*left);
+                let due =
+                    live_bytes > self.purge_after_bytes && live_bytes - *left > self.purge_after_bytes / 2;
+                if due {
+                    *left = live_bytes;
+                }
+                due
+            };
+            if !due {
                 continue;
             }
             let flushing =
@@ -263,6 +279,7 @@ impl Groups {
         });
         group.shutdown().await;
         self.receiver.forget(replica);
+        self.compacted.lock().remove(&replica);
         let (sender, receiver) = oneshot::channel();
         let done = Box::new(move |result| {
             let _ = sender.send(result);
