@@ -190,7 +190,7 @@ async fn serve(
     node.tasks.spawn(loops::watch_map(Arc::clone(node)));
     node.tasks.spawn(loops::report(Arc::clone(node)));
     node.tasks.spawn(loops::compact(Arc::clone(node)));
-    node.tasks.spawn(loops::watch_leaders(Arc::clone(node)));
+    node.tasks.spawn(loops::keep_leaders(Arc::clone(node)));
     node.tasks.spawn(drive::run(Arc::clone(node)));
     let mut house = std::pin::pin!(loops::keep_house(Arc::clone(node)));
     let mut joining = std::pin::pin!(loops::join(Arc::clone(node)));

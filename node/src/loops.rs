@@ -192,19 +192,29 @@ async fn follow(node: &Arc<Node>, address: &str) {
     }
 }
 
-/// Asks for elections where leaders have fallen silent.
-pub async fn watch_leaders(node: Arc<Node>) {
-    let lease = node.config.raft.election_timeout_max;
-    let mut ticks = tokio::time::interval(LEADER_CHECK_EVERY);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+/// Raft's clock, one for all groups: heartbeats of those led here, elections where a leader has fallen silent.
+pub async fn keep_leaders(node: Arc<Node>) {
+    let raft = &node.config.raft;
+    let mut heartbeats = tokio::time::interval(raft.heartbeat);
+    let mut checks = tokio::time::interval(LEADER_CHECK_EVERY);
+    for timer in [&mut heartbeats, &mut checks] {
+        timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    }
     loop {
         tokio::select! {
-            _ = ticks.tick() => {}
+            biased;
             () = node.stop.cancelled() => return,
-        }
-        if !node.leaving.load(Ordering::Relaxed) {
-            for group in node.groups.all() {
-                group.elect_if_silent(lease, ELECTION_RANK_PAUSE).await;
+            _ = heartbeats.tick() => {
+                for group in node.groups.all().into_iter().filter(|group| group.is_leader()) {
+                    group.heartbeat().await;
+                }
+            }
+            _ = checks.tick() => {
+                if !node.leaving.load(Ordering::Relaxed) {
+                    for group in node.groups.all() {
+                        group.elect_if_silent(raft.election_timeout_max, ELECTION_RANK_PAUSE).await;
+                    }
+                }
             }
         }
     }

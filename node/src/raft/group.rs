@@ -308,15 +308,15 @@ impl Group {
             .map(|(_, voter)| ReplicaId(voter))
     }
 
-    /// Starts an election when no leader was heard for `lease`, each voter a little after the one before it.
-    ///
-    /// Raft itself would wait one more randomised timeout, which keeps candidates apart; here their rank does.
+    /// Starts an election when no leader was heard for `lease`, each voter a little after the one before it: that
+    /// keeps candidates apart without waiting for one more randomised timeout. Raft's own timer is off.
     /// It is a pre-vote: voters that still hear the leader refuse it, and nothing happens.
     pub async fn elect_if_silent(&self, lease: Duration, rank_pause: Duration) {
         let rank = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             if metrics.state == ServerState::Leader {
+                self.contact.lock().heard = Instant::now();
                 return;
             }
             let mut voters = metrics.membership_config.membership().voter_ids();
@@ -337,6 +337,13 @@ impl Group {
         tracing::info!(group = %self.group, "no leader is heard: asking for an election");
         if let Err(error) = self.raft.trigger().elect(true).await {
             tracing::debug!(group = %self.group, %error, "no election");
+        }
+    }
+
+    /// As leader: tells the followers that it is alive. Those that heard it anyway are left out by Raft.
+    pub async fn heartbeat(&self) {
+        if let Err(error) = self.raft.trigger().heartbeat().await {
+            tracing::debug!(group = %self.group, %error, "no heartbeat");
         }
     }
 

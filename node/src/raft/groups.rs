@@ -83,6 +83,9 @@ impl Groups {
             election_timeout_min: millis(config.raft.election_timeout_min),
             election_timeout_max: millis(config.raft.election_timeout_max),
             enable_pre_vote: Some(true),
+            // A tick of its own wakes every idle group twenty times a second; the node's one loop does what it would do:
+            // heartbeats of the groups led here, elections where a leader has fallen silent.
+            enable_tick: false,
             max_payload_entries: APPEND_ENTRIES_MAX,
             // Snapshots follow the log's bytes, not its entries: see `compact_where_due`.
             snapshot_policy: SnapshotPolicy::Never,
