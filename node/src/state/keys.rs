@@ -24,7 +24,7 @@ pub(super) const HEADER: [u8; 1] = *b"m";
 const BEFORE_ID: usize = 1 + 4 + 8 + 2;
 
 /// The key under which a document is kept. An id is at most 65,535 bytes: apply refuses longer ones, and
-/// [`validate`](super::validate) much shorter ones.
+/// [`validate`](super::validate()) much shorter ones.
 pub fn document_key(collection: u32, id: &str, sort: Option<&str>) -> Bytes {
     let mut key = partition(collection, id, sort.map_or(0, str::len));
     key.put_slice(sort.unwrap_or_default().as_bytes());

@@ -6,8 +6,8 @@
 //!
 //! # What is on disk
 //! Segment files `<sequence>.seg`, filled with zeros or recycled before use. A segment starts with a header
-//! ([`segment`]) and a batch that holds every live replica's state, so no older segment is needed for state.
-//! Then come batches, each made durable by one `fdatasync` before the next is written ([`frame`]).
+//! (`segment`) and a batch that holds every live replica's state, so no older segment is needed for state.
+//! Then come batches, each made durable by one `fdatasync` before the next is written (`frame`).
 //! Checksums are seeded with the log's salt and the segment's sequence number, so that what a recycled
 //! file still holds never comes back to life.
 //!
