@@ -229,7 +229,7 @@ fn failed_flush_stops_the_group_and_purges_nothing() {
         let mut metrics = raft.metrics();
         let group = Group::new(raft, state, peers);
         assert_eq!(group.failure(), None);
-        group.compact(0).await.unwrap();
+        group.compact(0).await.expect_err("a flush that fails is told");
         let stopped = async {
             while metrics.borrow_watched().running_state.is_ok() {
                 metrics.changed().await.unwrap();
