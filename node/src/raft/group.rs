@@ -363,7 +363,7 @@ impl Group {
         let (Some(first), Some((_, last))) = (log.first_index(), log.last()) else { return Ok(()) };
         let entries = last.saturating_sub(first) + 1;
         let keep = keep_bytes / (log.live_bytes() / entries).max(1);
-        let through = applied.min(last.saturating_sub(keep));
+        let through = applied.min(last.saturating_sub(keep)).min(self.state.purgeable());
         if through < first {
             return Ok(());
         }

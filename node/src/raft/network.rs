@@ -105,6 +105,25 @@ impl Network {
     }
 }
 
+/// Keeps the log that a replica needs after its snapshot; a transfer that is cancelled lets it go too.
+struct Held {
+    state: Arc<ReplicaState>,
+    to: ReplicaId,
+}
+
+impl Held {
+    fn new(state: &Arc<ReplicaState>, to: ReplicaId, index: u64) -> Self {
+        state.hold_log(to, index);
+        Self { state: Arc::clone(state), to }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.state.release_log(self.to);
+    }
+}
+
 fn vote_request(rpc: &VoteRequest<TypeConfig>) -> wire::VoteRequest {
     wire::VoteRequest {
         vote: Some(vote_to_wire(&rpc.vote)),
@@ -173,11 +192,12 @@ impl RaftNetworkV2<TypeConfig> for Network {
     async fn full_snapshot(
         &mut self,
         vote: openraft::alias::VoteOf<TypeConfig>,
-        _snapshot: openraft::alias::SnapshotOf<TypeConfig, SnapshotData>,
+        snapshot: openraft::alias::SnapshotOf<TypeConfig, SnapshotData>,
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         // What is sent is a point in time of now, at or after the flush that Raft calls the snapshot.
+        let _held = Held::new(&self.state, self.to, snapshot.meta.last_log_id.map_or(0, |last| last.index));
         let sending = self.snapshots.send(&self.peers, &self.state, self.to, self.node, vote);
         tokio::select! {
             result = sending => match result {

@@ -4,9 +4,11 @@
 //! batch (I4). A snapshot here is a flush of the engine: it allows the log behind it to be purged (I2);
 //! what is sent to a peer is a point-in-time scan made when it is sent.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use borough_proto::{GroupId, ReplicaId, wire};
@@ -28,6 +30,8 @@ use crate::wal::GroupLog;
 
 /// Key of the applied position, in a part of the space that machines leave alone.
 const APPLIED_KEY: &[u8] = b"r/applied";
+/// How long the log is kept for a replica that has just installed a snapshot.
+const CATCH_UP_GRACE: Duration = Duration::from_secs(10);
 /// Entries that go into one engine batch at most.
 const BATCH_ENTRIES_MAX: usize = 512;
 
@@ -75,6 +79,9 @@ pub struct ReplicaState {
     applied_index: watch::Sender<u64>,
     /// What the last flush made durable.
     flushed: Mutex<Option<SnapshotMeta>>,
+    /// Log entries behind these are needed by replicas that a snapshot is on its way to: where it stands for Raft,
+    /// and, once it has arrived, until when.
+    held: Mutex<HashMap<ReplicaId, (u64, Option<Instant>)>>,
     /// Generation that the next incoming snapshot is staged in.
     next_generation: AtomicU64,
 }
@@ -122,6 +129,7 @@ impl ReplicaState {
             position: Mutex::new(position),
             applied_index: watch::Sender::new(applied),
             flushed: Mutex::new(None),
+            held: Mutex::default(),
             next_generation: AtomicU64::new(generation + 1),
         }))
     }
@@ -134,6 +142,26 @@ impl ReplicaState {
     /// The replica's log.
     pub fn log(&self) -> &GroupLog {
         &self.log
+    }
+
+    /// Keeps the log behind `index` until [`Self::release_log`]: a snapshot that stands there is sent to `to`. Without
+    /// it the log would be purged while the snapshot is under way, and the next one would be late as well.
+    pub fn hold_log(&self, to: ReplicaId, index: u64) {
+        self.held.lock().insert(to, (index, None));
+    }
+
+    /// The transfer to `to` ended; the log is kept a little longer for what it missed meanwhile.
+    pub fn release_log(&self, to: ReplicaId) {
+        if let Some((_, until)) = self.held.lock().get_mut(&to) {
+            *until = Some(Instant::now() + CATCH_UP_GRACE);
+        }
+    }
+
+    /// The last entry that may be purged as far as snapshots under way are concerned.
+    pub fn purgeable(&self) -> u64 {
+        let mut held = self.held.lock();
+        held.retain(|_, (_, until)| until.is_none_or(|until| Instant::now() < until));
+        held.values().map(|(index, _)| *index).min().unwrap_or(u64::MAX)
     }
 
     /// Index of the last applied entry, and a way to wait for later ones.
