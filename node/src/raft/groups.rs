@@ -235,6 +235,10 @@ impl Groups {
     /// Lets logs go that have grown past their bound: flushes the replica's engine, then purges what the flush covers (I2).
     pub async fn compact_where_due(&self) {
         for group in self.all() {
+            // While a snapshot is on its way, Raft's own must not move on under it.
+            if group.state.purgeable() != u64::MAX {
+                continue;
+            }
             let live_bytes = group.state.log().live_bytes();
             // A replica that is away keeps the log from going: then only growth is worth another flush.
             let due = {
