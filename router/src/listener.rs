@@ -1,16 +1,27 @@
 //! A TCP listener that bounds its connections: while all places are taken, new ones wait in the kernel (I8).
+//!
+//! A connection that is closed while its peer still sends is not cut: what arrives is read and forgotten for a bounded
+//! time, because the reset that answers unread bytes would take the answer with it (RFC 9112 §9.6).
 
+use std::future::Future as _;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+
+/// A closed connection whose peer has been silent for this long is let go.
+const LINGER_IDLE: Duration = Duration::from_millis(500);
+/// A closed connection is let go after this, however much its peer sends.
+const LINGER_MAX: Duration = Duration::from_secs(5);
 
 /// Accepts at most so many connections at a time.
 pub struct BoundedListener {
@@ -36,7 +47,7 @@ impl Listener for BoundedListener {
         let (stream, addr) = Listener::accept(&mut self.tcp).await;
         // Small answers must not wait for the acknowledgement of the last one.
         let _ = stream.set_nodelay(true);
-        (Connection { stream, _place: place }, addr)
+        (Connection { stream, linger: None, _place: place }, addr)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -47,7 +58,41 @@ impl Listener for BoundedListener {
 /// A connection that gives its place back when it is dropped.
 pub struct Connection {
     stream: TcpStream,
+    /// Our side is closed; the peer's is being waited for.
+    linger: Option<Linger>,
     _place: Option<OwnedSemaphorePermit>,
+}
+
+/// The wait for a peer that may still be sending.
+struct Linger {
+    silence: Pin<Box<Sleep>>,
+    end: Instant,
+}
+
+impl Linger {
+    fn start() -> Self {
+        let now = Instant::now();
+        Self { silence: Box::pin(tokio::time::sleep_until(now + LINGER_IDLE)), end: now + LINGER_MAX }
+    }
+
+    /// Ready when the peer has closed, broken off, been silent, or sent for too long.
+    fn poll(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+        let mut forgotten = [0; 16 << 10];
+        loop {
+            let mut buf = ReadBuf::new(&mut forgotten);
+            match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    let until = (Instant::now() + LINGER_IDLE).min(self.end);
+                    self.silence.as_mut().reset(until);
+                    if until == self.end && Instant::now() >= self.end {
+                        return Poll::Ready(());
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return self.silence.as_mut().poll(cx),
+            }
+        }
+    }
 }
 
 impl AsyncRead for Connection {
@@ -70,7 +115,12 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let Connection { stream, linger, .. } = &mut *self;
+        if linger.is_none() {
+            ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+        }
+        let linger = linger.get_or_insert_with(Linger::start);
+        linger.poll(stream, cx).map(Ok)
     }
 
     fn poll_write_vectored(

@@ -98,6 +98,37 @@ async fn a_router_serves_its_docs_limits_its_clients_and_stops() {
     tokio::time::timeout(Duration::from_secs(10), run).await.unwrap().unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn a_refused_upload_of_any_size_gets_to_read_its_answer() {
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    let (_node, addr) = FakeNode::start(&tasks).await;
+    let config = Config { listen: "127.0.0.1:0".parse().unwrap(), nodes: vec![addr], ..Config::default() };
+    let (sender, bound) = oneshot::channel();
+    let run = tasks.spawn(crate::run_with(config, shutdown.clone(), |addr| sender.send(addr).unwrap()));
+    let addr = bound.await.unwrap();
+    // More than is read of a refused body before it is answered, and more than the kernel's buffers hold.
+    let upload = vec![b' '; 48 << 20];
+    for (path, kind, status) in [
+        ("/v1/users/a", "application/json", "413"),
+        ("/v1/users/a", "text/plain", "415"),
+        ("/v1/nope/a", "application/json", "404"),
+    ] {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let head = format!(
+            "PUT {path} HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\ncontent-length: {}\r\n\r\n",
+            upload.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&upload).await.unwrap_or_else(|error| panic!("{path} {kind}: {error}"));
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {kind}: {answer}");
+    }
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(10), run).await.unwrap().unwrap().unwrap();
+}
+
 /// `name` as a collection of the fake's catalog, at the next epoch.
 fn push_collection(world: &World, name: &str) {
     world.node.map.send_modify(|map| {

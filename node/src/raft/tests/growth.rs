@@ -300,9 +300,11 @@ async fn grow() {
                 if writing.is_cancelled() {
                     break;
                 }
-                // New documents and overwritten old ones, before and behind the scan.
+                // New documents and overwritten old ones, before and behind the scan. The old ones stay as large as
+                // they were: writes must not shrink the snapshot below what the cut waits for.
                 let id = if n % 2 == 0 { format!("new{n}") } else { format!("old{}", n * 37 % LOADED) };
-                let body = format!(r#"{{"meanwhile":{n}}}"#);
+                let padding = if n % 2 == 0 { 0 } else { BODY_BYTES };
+                let body = format!(r#"{{"meanwhile":{n},"x":"{}"}}"#, "x".repeat(padding));
                 last = caller.write(&id, &body).await;
                 written.insert(id, Bytes::from(body));
             }
@@ -326,6 +328,10 @@ async fn grow() {
         },
     );
     caller.voters(2).await;
+    assert!(cutter.cut.load(Ordering::Relaxed), "the transfer was cut");
+    let mut found = generations(dirs[1].path());
+    found.sort();
+    assert_eq!(found, ["0", "1"], "the catalog by log, the shard by one resumed snapshot");
     let third = Running::start(&tasks, config(dirs[2].path(), EngineKind::Fjall, &seeds));
     caller.voters(3).await;
     writing.cancel();
