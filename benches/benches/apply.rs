@@ -98,12 +98,12 @@ fn run(bencher: Bencher, batch: u64, action: fn(u64) -> Action) {
         .bench_local_refs(|commands| shard.borrow_mut().apply(commands));
 }
 
-#[divan::bench(args = BATCHES)]
+#[divan::bench(args = BATCHES, min_time = 1)]
 fn puts_of_300_bytes(bencher: Bencher, batch: u64) {
     run(bencher, batch, put);
 }
 
-#[divan::bench(args = BATCHES)]
+#[divan::bench(args = BATCHES, min_time = 1)]
 fn merges_into_300_bytes(bencher: Bencher, batch: u64) {
     run(bencher, batch, merge);
 }

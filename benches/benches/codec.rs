@@ -35,7 +35,7 @@ fn body(bytes: usize) -> Bytes {
     text.into()
 }
 
-#[divan::bench(args = BYTES)]
+#[divan::bench(args = BYTES, min_time = 0.3)]
 fn inspect(bencher: Bencher, bytes: usize) {
     let body = body(bytes);
     bencher.counter(BytesCount::new(body.len())).bench(|| {
@@ -43,7 +43,7 @@ fn inspect(bencher: Bencher, bytes: usize) {
     });
 }
 
-#[divan::bench(args = BYTES)]
+#[divan::bench(args = BYTES, min_time = 0.3)]
 fn present(bencher: Bencher, bytes: usize) {
     let body = body(bytes);
     bencher
@@ -51,13 +51,13 @@ fn present(bencher: Bencher, bytes: usize) {
         .bench(|| document::present(black_box("user-4711"), None, DOCUMENT_ADD_ID, black_box(&body)));
 }
 
-#[divan::bench(args = [8, 36, 256])]
+#[divan::bench(args = [8, 36, 256], min_time = 0.3)]
 fn hash(bencher: Bencher, bytes: usize) {
     let id = "x".repeat(bytes);
     bencher.bench(|| hash_id(black_box(&id)));
 }
 
-#[divan::bench]
+#[divan::bench(min_time = 0.3)]
 fn key_of_36_bytes() -> Bytes {
     document_key(1, black_box("01890a5d-ac96-774b-bcce-b302099a8057"), None)
 }

@@ -83,7 +83,7 @@ fn name(key: u64) -> Bytes {
     name.into()
 }
 
-#[divan::bench(types = [Sled, Fjall], args = [1, 8, 64], max_time = 3)]
+#[divan::bench(types = [Sled, Fjall], args = [1, 8, 64], min_time = 2, max_time = 3)]
 fn overwrite_batch<K: Kind>(bencher: Bencher, batch: u64) {
     let loaded = std::cell::RefCell::new(Loaded::new::<K>());
     let space = Arc::clone(&loaded.borrow().space);
@@ -96,7 +96,7 @@ fn overwrite_batch<K: Kind>(bencher: Bencher, batch: u64) {
         .bench_local_values(|batch| space.apply(batch).unwrap());
 }
 
-#[divan::bench(types = [Sled, Fjall], max_time = 3)]
+#[divan::bench(types = [Sled, Fjall], min_time = 2, max_time = 3)]
 fn get<K: Kind>(bencher: Bencher) {
     let loaded = std::cell::RefCell::new(Loaded::new::<K>());
     let space = Arc::clone(&loaded.borrow().space);
@@ -106,7 +106,7 @@ fn get<K: Kind>(bencher: Bencher) {
         .bench_local_refs(|key| assert!(space.get(key).unwrap().is_some()));
 }
 
-#[divan::bench(types = [Sled, Fjall], max_time = 3)]
+#[divan::bench(types = [Sled, Fjall], min_time = 2, max_time = 3)]
 fn scan_100<K: Kind>(bencher: Bencher) {
     let loaded = std::cell::RefCell::new(Loaded::new::<K>());
     let space = Arc::clone(&loaded.borrow().space);

@@ -39,7 +39,7 @@ fn append(bencher: Bencher, threads: u64) {
 
 fn submit(group: &GroupLog) {
     let payload = Bytes::from_static(&[7; RECORD_BYTES]);
-    let first = group.last().map_or(1, |(_, index)| index + 1);
+    let first = group.state().purged.map_or(1, |(_, index)| index + 1);
     let (done, waits) = sync_channel(1);
     for index in first..first + RECORDS {
         let done = done.clone();
