@@ -31,7 +31,7 @@ const NOT_SENT: &str = "due but not sent: the connections could not hold the rat
 #[derive(Debug, Clone, Args)]
 pub struct Options {
     /// The router's URL.
-    #[arg(long, default_value = "http://127.0.0.1:8080", env = "BOROUGH_URL")]
+    #[arg(long, default_value = "http://127.0.0.1:8080", env = "BOROUGH_ROUTER")]
     pub url: String,
     /// The collection, which must exist; its documents `load-0`, `load-1`, … are overwritten.
     #[arg(long, default_value = "users")]
