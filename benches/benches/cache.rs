@@ -8,12 +8,12 @@
 use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::pin::pin;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use borough_benches::zipf::Zipf;
 use borough_node::cache::Cache;
-use borough_proto::ReplicaId;
+use borough_node::store::snapshot::Instance;
 use bytes::Bytes;
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -32,6 +32,7 @@ const ACCESSES: u64 = 2_000_000;
 /// What the cache itself counts for an entry besides key and document.
 const OVERHEAD_BYTES: u64 = 160;
 const KEY_BYTES: u64 = 8;
+static SPACE: LazyLock<Instance> = LazyLock::new(Instance::next);
 const DOCUMENT: Bytes = Bytes::from_static(&[7; DOCUMENT_BYTES]);
 
 fn main() {
@@ -67,7 +68,7 @@ fn lru() -> LruCache<Bytes, Bytes> {
 
 /// Whether it was a hit; fills on a miss.
 fn get_cache(cache: &Cache, key: Bytes) -> bool {
-    let got = pin!(cache.get_or_load(ReplicaId(1), key, || Ok::<_, Infallible>(Some(DOCUMENT))));
+    let got = pin!(cache.get_or_load(*SPACE, key, || Ok::<_, Infallible>(Some(DOCUMENT))));
     // Only a reader that joins another one's load would have to wait; there is none.
     match got.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Ok((document, hit))) => {

@@ -38,6 +38,8 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 const STALL_MAX: Duration = Duration::from_secs(120);
 /// How often the progress is kept.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// What is in flight when the import is interrupted may take this long; later it counts as not sent.
+const INTERRUPTED_GRACE: Duration = Duration::from_secs(3);
 /// Pauses between attempts of a batch.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -170,6 +172,11 @@ impl Import {
         let (mut sequence, mut drained) = (0, false);
         let mut ended = Ended::AllSent;
         let mut save = tokio::time::interval(SAVE_EVERY);
+        let interrupted = async {
+            stop.cancelled().await;
+            tokio::time::sleep(INTERRUPTED_GRACE).await;
+        };
+        tokio::pin!(interrupted);
         loop {
             if let Some(batch) =
                 held.take_if(|batch| batch.documents.iter().all(|d| !keys.contains(&hasher.hash_one(&d.key))))
@@ -210,6 +217,8 @@ impl Import {
                 () = stop.cancelled(), if !drained => {
                     (ended, drained, held) = (Ended::Interrupted, true, None);
                 }
+                // The cluster is away, or slow: a batch that is sent again later leaves what it leaves once.
+                () = &mut interrupted => return Ended::Interrupted,
             }
         }
     }

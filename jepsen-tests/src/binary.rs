@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 /// The root of the workspace.
 const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// The binary: `BOROUGH_BIN`, else the one in the target directory of this test, built when it is missing or
+/// The binary: `JEPSEN_BIN`, else the one in the target directory of this test, built when it is missing or
 /// older than what it is made of.
 ///
 /// # Errors
@@ -24,9 +24,9 @@ pub fn path() -> anyhow::Result<&'static Path> {
 }
 
 fn find() -> anyhow::Result<PathBuf> {
-    if let Some(path) = std::env::var_os("BOROUGH_BIN") {
+    if let Some(path) = std::env::var_os("JEPSEN_BIN") {
         let path = PathBuf::from(path);
-        ensure!(path.is_file(), "BOROUGH_BIN={} is no file", path.display());
+        ensure!(path.is_file(), "JEPSEN_BIN={} is no file", path.display());
         return Ok(path);
     }
     // target/<profile>/deps/<test> or target/<profile>/<binary>

@@ -1,12 +1,15 @@
 //! A cluster of real processes on the command-line contract: nodes, one router, their directories.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use borough_proto::http_api::{ClusterStatus, headers};
+use nix::sys::signal::Signal;
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -35,6 +38,24 @@ impl Default for Options {
     fn default() -> Self {
         Self { nodes: 3, shards: 8, replicas: 3, env: Vec::new() }
     }
+}
+
+/// Ports for what is started again on the same address: below those that the kernel gives to outgoing connections, one of
+/// which could hold the port while its owner is dead.
+const KEPT_PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// A loopback address that is free, and is nobody else's in this process.
+fn kept_address() -> anyhow::Result<String> {
+    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in 0..10_000 {
+        let port = rand::random_range(KEPT_PORTS);
+        if !taken.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            taken.insert(port);
+            return Ok(format!("127.0.0.1:{port}"));
+        }
+    }
+    anyhow::bail!("no free port in {KEPT_PORTS:?}")
 }
 
 /// `D/runtime.json`.
@@ -91,7 +112,7 @@ impl Node {
             name: name.to_owned(),
             dir: dir.to_owned(),
             data_dir: dir.join(name),
-            addr: "127.0.0.1:0".to_owned(),
+            addr: kept_address()?,
             admin: String::new(),
             join: join.to_vec(),
             env: env.to_vec(),
@@ -210,8 +231,8 @@ impl Router {
     /// # Errors
     /// When it does not listen; with its log.
     pub async fn start(dir: &Path, name: &str, seeds: &[String]) -> anyhow::Result<Self> {
-        let listen = "127.0.0.1:0".to_owned();
-        let http = Http::new("http://127.0.0.1:0")?;
+        let listen = kept_address()?;
+        let http = Http::new(&format!("http://{listen}"))?;
         let (name, dir) = (name.to_owned(), dir.to_owned());
         let mut router = Self { name, dir, listen, seeds: seeds.to_vec(), process: None, http };
         router.launch().await?;
@@ -234,6 +255,14 @@ impl Router {
         self.listen = address;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.process.as_ref().context("the router does not run")?.signal(signal)
     }
 
     /// `kill -9`.

@@ -26,7 +26,7 @@ pub struct Process {
 fn command(args: &[String], env: &[(String, String)]) -> anyhow::Result<Command> {
     let mut command = Command::new(binary::path()?);
     for (name, _) in std::env::vars_os() {
-        // Each is a setting to the binary; BOROUGH_BIN is none of its own.
+        // Each is a setting to the binary; JEPSEN_BIN is none of its own.
         let engine = name == "BOROUGH_ENGINE" && args.first().is_some_and(|command| command == "node");
         if name.to_string_lossy().starts_with("BOROUGH_") && !engine {
             command.env_remove(name);

@@ -3,7 +3,6 @@
 #![expect(clippy::indexing_slicing, reason = "a field that JSON lacks is null, not a panic")]
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use jepsen_tests::cases::Cases;
 use jepsen_tests::check_eq;
-use jepsen_tests::cluster::{Cluster, HEAL_LIMIT, Node, Options, STOP_LIMIT, status, whole};
+use jepsen_tests::cluster::{Cluster, HEAL_LIMIT, Node, Options, Router, STOP_LIMIT, status, whole};
 use jepsen_tests::http::Http;
 use jepsen_tests::process::{Process, alive, run, run_plain};
 use jepsen_tests::wait::until;
@@ -32,6 +31,7 @@ async fn commands() -> anyhow::Result<()> {
     cases.run("collection create, list and delete", collections(&http)).await;
     cases.run("cluster status", cluster_status(&http)).await;
     cases.run("the router is taken from the environment", router_variable(&http)).await;
+    cases.run("an interrupted import ends and goes on, the router being away", interrupted(&cluster)).await;
     cases.run("usage ends with 2, failure with 1", exit_codes(&http)).await;
     cases.run("the help of every command ends with an example", help()).await;
     if cases.failed() {
@@ -125,6 +125,31 @@ async fn items(http: &Http) -> anyhow::Result<()> {
     check_eq!(sorts(&good(http, &["list", "posts", "--partition", "u"]).await?), ["a", "b", "c"]);
     let reversed = good(http, &["list", "posts", "--partition", "u", "--reverse", "--start", "b"]).await?;
     check_eq!(sorts(&reversed), ["c", "b"]);
+    Ok(())
+}
+
+async fn interrupted(cluster: &Cluster) -> anyhow::Result<()> {
+    const LINES: usize = 4_000;
+    let seeds: Vec<String> = cluster.nodes.iter().map(|node| node.addr.clone()).collect();
+    let router = Router::start(cluster.dir(), "router-import", &seeds).await?;
+    let file = cluster.dir().join("interrupted.ndjson");
+    std::fs::write(&file, (0..LINES).map(|id| format!("{{\"id\":\"{id}\"}}\n")).collect::<String>())?;
+    let file = file.to_string_lossy().into_owned();
+    // One document at a time: it cannot be done before it is interrupted.
+    let args =
+        ["import", "imported", &file, "--batch", "1", "--concurrency", "1", "--router", router.http.base()];
+    let mut import = Process::start("import", cluster.dir(), &args.map(str::to_owned), &[])?;
+    until(LIMIT, "the first documents", || async {
+        router.http.document("/v1/imported/9").await?.context("not there yet")
+    })
+    .await?;
+    router.signal(Signal::SIGSTOP)?;
+    let ended = import.terminate(Duration::from_secs(15)).await;
+    router.signal(Signal::SIGCONT)?;
+    check_eq!(ended?.code(), Some(1), "exit code: {}", import.stderr());
+    ensure!(import.stderr().contains("interrupted after line "), "it says: {}", import.stderr());
+    good(&router.http, &["import", "imported", &file]).await?;
+    check_eq!(good(&router.http, &["export", "imported"]).await?.lines().count(), LINES);
     Ok(())
 }
 
@@ -255,19 +280,18 @@ struct Dev {
 impl Dev {
     async fn start(dir: &Path, more: &[&str]) -> anyhow::Result<Self> {
         let data_dir = dir.join("dev");
-        // Free now; nobody else here takes ports that are not 0.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut args: Vec<String> = ["dev", "--nodes", "3", "--port"].map(str::to_owned).to_vec();
-        args.extend([port.to_string(), "--data-dir".to_owned(), data_dir.to_string_lossy().into_owned()]);
+        let mut args: Vec<String> =
+            ["dev", "--nodes", "3", "--port", "0", "--data-dir"].map(str::to_owned).to_vec();
+        args.push(data_dir.to_string_lossy().into_owned());
         args.extend(more.iter().map(|&arg| arg.to_owned()));
         let mut process = Process::start("dev", dir, &args, &[])?;
         let ready = process.line("ready: ", LIMIT).await;
         let file = data_dir.join("dev.json");
-        let http = Http::new(&format!("http://127.0.0.1:{port}"))?;
-        let mut dev = Self { process, file, http, children: BTreeSet::new() };
+        let mut dev =
+            Self { process, file, http: Http::new("http://127.0.0.1:0")?, children: BTreeSet::new() };
         // Before anything can fail, so that they are killed.
         dev.children = children_of(dev.process.pid());
-        check_eq!(ready?, dev.http.base(), "the router's address");
+        dev.http = Http::new(&ready?)?;
         Ok(dev)
     }
 

@@ -3,14 +3,16 @@
 //! I7: entries change only by apply, or by a fill that reads the engine under a placeholder. Apply removes
 //! the placeholder of a key that it changes, so a fill that read before the change cannot be kept. A reader that
 //! joined such a fill had a read barrier from before the change, or it would have waited for apply to be done.
-//! Replica ids are never reused, so what is left of a replica that went away is never asked for and ages out.
+//! Entries belong to one opening of a space, never to be had again: what is left of a replica that went away, or whose
+//! data a snapshot replaced, is never asked for and ages out.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use borough_proto::ReplicaId;
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache as Inner;
+
+use crate::store::snapshot::Instance;
 
 /// Bookkeeping of one entry besides its key and value, in bytes: map slot, list links, two `Bytes` headers.
 const ENTRY_OVERHEAD_BYTES: u64 = 160;
@@ -19,7 +21,7 @@ const DOCUMENT_BYTES_ESTIMATE: u64 = 512;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
-    replica: ReplicaId,
+    space: Instance,
     document: Bytes,
 }
 
@@ -59,11 +61,11 @@ impl Cache {
     /// What `load` answers; nothing is kept then.
     pub async fn get_or_load<E>(
         &self,
-        replica: ReplicaId,
+        space: Instance,
         document: Bytes,
         load: impl FnOnce() -> Result<Option<Bytes>, E>,
     ) -> Result<(Option<Bytes>, bool), E> {
-        let key = Key { replica, document };
+        let key = Key { space, document };
         match self.inner.get_value_or_guard_async(&key).await {
             Ok(record) => {
                 self.hits.fetch_add(1, Ordering::Relaxed);
@@ -80,16 +82,11 @@ impl Cache {
     }
 
     /// Apply changed `document`: a cached entry takes the new record, a fill under way is made void.
-    pub fn update(&self, replica: ReplicaId, document: Bytes, record: Option<Bytes>) {
-        let key = Key { replica, document };
+    pub fn update(&self, space: Instance, document: Bytes, record: Option<Bytes>) {
+        let key = Key { space, document };
         if let Err((key, _)) = self.inner.replace(key, record, true) {
             self.inner.remove(&key);
         }
-    }
-
-    /// Drops everything: a snapshot replaced a replica's data.
-    pub fn clear(&self) {
-        self.inner.clear();
     }
 
     /// Bytes held now, bookkeeping included.
@@ -121,14 +118,19 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
+    use std::sync::LazyLock;
 
     use super::*;
 
-    const REPLICA: ReplicaId = ReplicaId(1);
+    /// The one space of most tests.
+    fn space() -> Instance {
+        static SPACE: LazyLock<Instance> = LazyLock::new(Instance::next);
+        *SPACE
+    }
 
     async fn get(cache: &Cache, key: &'static str, stored: Option<&'static str>) -> (Option<Bytes>, bool) {
         let load = || Ok::<_, Infallible>(stored.map(|text| Bytes::from_static(text.as_bytes())));
-        cache.get_or_load(REPLICA, Bytes::from_static(key.as_bytes()), load).await.unwrap()
+        cache.get_or_load(space(), Bytes::from_static(key.as_bytes()), load).await.unwrap()
     }
 
     #[tokio::test]
@@ -136,7 +138,7 @@ mod tests {
         let cache = Cache::new(1 << 20);
         assert_eq!(get(&cache, "a", None).await, (None, false));
         assert_eq!(get(&cache, "a", Some("wrong")).await, (None, true));
-        cache.update(REPLICA, Bytes::from_static(b"a"), Some(Bytes::from_static(b"new")));
+        cache.update(space(), Bytes::from_static(b"a"), Some(Bytes::from_static(b"new")));
         assert_eq!(get(&cache, "a", None).await, (Some(Bytes::from_static(b"new")), true));
     }
 
@@ -146,23 +148,33 @@ mod tests {
         let key = Bytes::from_static(b"a");
         let load = || {
             // The engine was read, then apply changes the key before the fill is put in.
-            cache.update(REPLICA, key.clone(), Some(Bytes::from_static(b"new")));
+            cache.update(space(), key.clone(), Some(Bytes::from_static(b"new")));
             Ok::<_, Infallible>(Some(Bytes::from_static(b"old")))
         };
-        let (record, hit) = cache.get_or_load(REPLICA, key.clone(), load).await.unwrap();
+        let (record, hit) = cache.get_or_load(space(), key.clone(), load).await.unwrap();
         assert_eq!((record, hit), (Some(Bytes::from_static(b"old")), false));
         assert_eq!(get(&cache, "a", Some("new")).await, (Some(Bytes::from_static(b"new")), false));
     }
 
     #[tokio::test]
+    async fn another_opening_of_a_space_shares_nothing() {
+        let cache = Cache::new(1 << 20);
+        assert_eq!(get(&cache, "a", Some("old")).await, (Some(Bytes::from_static(b"old")), false));
+        let load = || Ok::<_, Infallible>(None);
+        let other = cache.get_or_load(Instance::next(), Bytes::from_static(b"a"), load).await.unwrap();
+        assert_eq!(other, (None, false));
+        assert_eq!(get(&cache, "a", None).await, (Some(Bytes::from_static(b"old")), true));
+    }
+
+    #[tokio::test]
     async fn updates_do_not_fill_and_the_bound_holds() {
         let cache = Cache::new(1 << 20);
-        cache.update(REPLICA, Bytes::from_static(b"a"), Some(Bytes::from_static(b"x")));
+        cache.update(space(), Bytes::from_static(b"a"), Some(Bytes::from_static(b"x")));
         assert_eq!(cache.entries(), 0);
         for index in 0..20_000_u32 {
             let key = Bytes::from(index.to_be_bytes().to_vec());
             let load = || Ok::<_, Infallible>(Some(Bytes::from(vec![0; 300])));
-            cache.get_or_load(REPLICA, key, load).await.unwrap();
+            cache.get_or_load(space(), key, load).await.unwrap();
         }
         assert!(cache.bytes() <= 1 << 20, "{} bytes", cache.bytes());
         assert!(cache.entries() > 1000);

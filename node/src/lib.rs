@@ -13,6 +13,7 @@ pub mod meta_leader;
 pub mod node;
 pub mod placement;
 pub mod raft;
+pub mod registry;
 pub mod rpc;
 pub mod shard;
 pub mod state;

@@ -30,6 +30,7 @@ use crate::placement::catalog_machine::CatalogMachine;
 use crate::placement::drive;
 use crate::placement::observe::Observed;
 use crate::raft::{Groups, Peers};
+use crate::registry::{Registry, Standing};
 use crate::rpc::admin;
 use crate::rpc::cluster::ClusterService;
 use crate::rpc::data::DataService;
@@ -93,14 +94,8 @@ async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, RunError> {
             Ok(Err(_)) | Err(_) => tracing::warn!("{} cannot be read and is left out", loops::MAP_FILE),
         }
     }
+    let registry = Registry::open(&dir)?;
     let log_dir = dir.path().join(LOG_DIR);
-    if identity.is_some() && !log_dir.exists() && map.get().epoch() > 0 {
-        return Err(fail(format!(
-            "{LOG_DIR} is missing although this node has joined: without its log its votes are lost. \
-             Restore it, or remove this node from the cluster and start it with an empty directory"
-        ))
-        .into());
-    }
     let log_config = config.log.clone();
     let opening = tokio::task::spawn_blocking(move || Wal::open(&log_dir, &log_config)).await;
     let (wal, recovered) =
@@ -110,6 +105,15 @@ async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, RunError> {
     if let Some(damage) = recovered.damaged.first() {
         return Err(fail(format!(
             "log: {damage}; restore the file, or remove this node and let it join anew"
+        ))
+        .into());
+    }
+    let lost = registry.lost(&wal.groups());
+    if !lost.is_empty() {
+        let lost = lost.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        return Err(fail(format!(
+            "{LOG_DIR} lacks replicas that this node holds ({lost}): without it their votes and what they acknowledged \
+             are lost. Restore it, or remove this node from the cluster and start it with an empty directory"
         ))
         .into());
     }
@@ -130,6 +134,7 @@ async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, RunError> {
         requests: Semaphore::new(config.limits.requests_max),
         config,
         dir,
+        registry,
         identity: identity.map_or_else(OnceLock::new, OnceLock::from),
         advertised: OnceLock::new(),
         map,
@@ -247,9 +252,15 @@ async fn grpc(node: &Arc<Node>, listener: TcpListener) -> Result<(), RunError> {
 /// Opens the replicas that the log knows. Removes spaces that none of them uses.
 async fn open_stored(node: &Arc<Node>) -> Result<(), RunError> {
     let fail = |detail: String| RunError::DataDir(DataDirError { path: node.dir.path().to_owned(), detail });
+    let mut stored = node.groups.stored().map_err(|error| fail(error.to_string()))?;
+    // A removal that was interrupted is finished.
+    let removed = stored.extract_if(.., |(replica, _)| node.registry.standing(*replica) == Standing::Removed);
+    for (replica, _) in removed {
+        node.groups.forget_log(replica).await.map_err(|error| fail(error.to_string()))?;
+    }
     node.groups.sweep_spaces().map_err(|error| fail(error.to_string()))?;
-    for (replica, group) in node.groups.stored().map_err(|error| fail(error.to_string()))? {
-        node.open(group, replica, None).await.map_err(fail)?;
+    for (replica, group) in stored {
+        node.open(group, replica, None, 0).await.map_err(fail)?;
     }
     Ok(())
 }

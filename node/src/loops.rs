@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use borough_proto::limits::DEADLINE_MAX;
 use borough_proto::{ClusterMap, CollectionId, NodeId, ReplicaId, wire};
 use rand::seq::SliceRandom;
 use tokio::time::Instant;
 
 use crate::clock::now_ms;
-use crate::identity::Identity;
+use crate::identity::{DataDirError, Identity};
 use crate::meta_leader;
 use crate::node::Node;
 use crate::raft::proposal;
@@ -35,11 +36,16 @@ pub const MAP_FILE: &str = "map.bin";
 pub async fn follow_map(node: Arc<Node>) {
     let mut maps = node.map.watch();
     let mut failed = false;
+    // What was read at the start need not be written again, which a full disk would not allow.
+    let mut kept = node.map.get().epoch();
     loop {
         let map = Arc::clone(&maps.borrow_and_update());
         if map.epoch() > 0 && node.identity.get().is_some() {
-            keep_map(&node, &map);
-            let result = node.reconcile(&map).await;
+            // First kept, then acted on: after a restart the node must not know an older map than its replicas do.
+            let result = match keep_map(&node, &map, &mut kept) {
+                Ok(()) => node.reconcile(&map).await,
+                Err(error) => Err(format!("the map was not kept: {error}")),
+            };
             failed = result.is_err();
             match result {
                 Ok(()) => node.ready.store(true, Ordering::Relaxed),
@@ -54,11 +60,12 @@ pub async fn follow_map(node: Arc<Node>) {
     }
 }
 
-fn keep_map(node: &Node, map: &ClusterMap) {
-    let bytes = prost::Message::encode_to_vec(map.wire());
-    if let Err(error) = node.dir.write(MAP_FILE, &bytes) {
-        tracing::warn!(%error, "the map was not kept");
+fn keep_map(node: &Node, map: &ClusterMap, kept: &mut u64) -> Result<(), DataDirError> {
+    if map.epoch() != *kept {
+        node.dir.write(MAP_FILE, &prost::Message::encode_to_vec(map.wire()))?;
+        *kept = map.epoch();
     }
+    Ok(())
 }
 
 /// Joins the cluster: asks for an identity when there is none, and says where this node is now.
@@ -403,6 +410,10 @@ async fn sweep(node: &Arc<Node>) {
     for shard in node.shards.load().values().filter(|shard| shard.group.is_leader()) {
         let now = now_ms();
         let deleted = |id| map.collection_deleted(CollectionId(id));
+        // Writes may still be under way that the leader before has answered and whose answer was lost. This leader's clock
+        // may be ahead of its: what tells those writes from new ones must outlive every one of them.
+        let settled = shard.group.led_for().is_some_and(|led| led > DEADLINE_MAX);
+        let limits = if settled { limits } else { limits.documents_only() };
         match shard.sweep_due(now, limits, deleted) {
             Ok(None) => {}
             Ok(Some(sweep)) => {

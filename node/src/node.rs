@@ -18,12 +18,15 @@ use crate::identity::{DataDir, Identity};
 use crate::placement::catalog_machine::CatalogMachine;
 use crate::placement::observe::Observed;
 use crate::raft::{AddressBook, Group, Groups, Peers};
+use crate::registry::{Registry, Standing};
 use crate::shard::{Shard, ShardMachine};
 
 /// Shared by everything that runs in the node.
 pub struct Node {
     pub config: Config,
     pub dir: DataDir,
+    /// Replicas that the directory has held.
+    pub registry: Registry,
     pub identity: OnceLock<Identity>,
     /// The address that others are told, once bound.
     pub advertised: OnceLock<Advertised>,
@@ -152,17 +155,23 @@ impl Node {
         }
         let mut failures = Vec::new();
         for running in self.groups.all() {
-            if !wanted.contains_key(&running.replica) {
+            // A map that is older than the one which gave us the replica says nothing about it.
+            let newer = match self.registry.standing(running.replica) {
+                Standing::Held { epoch } => map.epoch() > epoch,
+                Standing::New | Standing::Removed => true,
+            };
+            if !wanted.contains_key(&running.replica) && newer {
                 tracing::info!(group = %running.group, replica = %running.replica, "replica is no longer ours");
                 self.forget_shard(running.group);
-                if let Err(error) = self.groups.remove(running.replica).await {
-                    failures.push(error.to_string());
+                if let Err(error) = self.remove(running.replica).await {
+                    failures.push(error);
                 }
             }
         }
         for (replica, (group, first)) in wanted {
             if self.groups.replica(replica).is_none()
-                && let Err(error) = self.open(group, replica, first.then_some(me)).await
+                && self.registry.standing(replica) != Standing::Removed
+                && let Err(error) = self.open(group, replica, first.then_some(me), map.epoch()).await
             {
                 failures.push(error);
             }
@@ -170,7 +179,14 @@ impl Node {
         if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
     }
 
-    /// Opens one replica; `first` makes it the only member of its group, if it is not a member yet.
+    /// Gives a replica up for good: first kept as removed, then stopped and its data removed.
+    async fn remove(&self, replica: ReplicaId) -> Result<(), String> {
+        self.registry.removed(&self.dir, replica).map_err(|error| error.to_string())?;
+        self.groups.remove(replica).await.map_err(|error| error.to_string())
+    }
+
+    /// Opens one replica, which the map of `epoch` gave this node; `first` makes it the only member of its group, if it
+    /// is not a member yet.
     ///
     /// # Errors
     /// A text that names the replica.
@@ -179,7 +195,10 @@ impl Node {
         group: GroupId,
         replica: ReplicaId,
         first: Option<NodeId>,
+        epoch: u64,
     ) -> Result<(), String> {
+        self.groups.prepare(group, replica).await.map_err(|error| error.to_string())?;
+        self.registry.opened(&self.dir, replica, epoch).map_err(|error| error.to_string())?;
         let opened = match group.shard() {
             None => {
                 let machine = Arc::clone(&self.catalog);

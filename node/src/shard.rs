@@ -45,8 +45,6 @@ impl ShardMachine {
 impl Machine for ShardMachine {
     fn load(&self, space: &VersionedSpace) -> Result<(), StoreError> {
         *self.header.lock() = state::load_header(space)?;
-        // Another generation's records would be stale (I7).
-        self.cache.clear();
         Ok(())
     }
 
@@ -76,7 +74,7 @@ impl Machine for ShardMachine {
         *self.header.lock() = applied.header;
         self.writes.fetch_add(commands.len() as u64, Ordering::Relaxed);
         for (key, record) in applied.touched {
-            self.cache.update(self.replica, key, record);
+            self.cache.update(space.instance(), key, record);
         }
         metrics::counter!("borough_swept_documents_total").increment(applied.swept.documents);
         metrics::counter!("borough_idempotency_evicted_total").increment(applied.swept.keys_evicted);
@@ -126,11 +124,11 @@ impl Shard {
         let mut items = Vec::with_capacity(keys.len());
         let mut newest_deadline = 0;
         let space = self.group.state.space();
-        let replica = self.group.replica;
+        let instance = space.space.instance();
         for key in keys {
             let stored = state::document_key(key.collection, &key.id, key.sort.as_deref());
             let load = || space.space.get(&stored);
-            let (record, cache_hit) = self.machine.cache.get_or_load(replica, stored.clone(), load).await?;
+            let (record, cache_hit) = self.machine.cache.get_or_load(instance, stored.clone(), load).await?;
             let document = match &record {
                 Some(record) => Some(state::decode_document(&stored, record)?),
                 None => None,

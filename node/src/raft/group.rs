@@ -46,6 +46,8 @@ pub struct Group {
 struct Contact {
     heard: Instant,
     elected: Instant,
+    /// Since when this replica was found leading, looked at by [`Group::elect_if_silent`].
+    leading: Option<Instant>,
 }
 
 /// Why a command was not applied here.
@@ -91,7 +93,7 @@ impl Group {
             raft,
             peers,
             proven: Mutex::new(None),
-            contact: Mutex::new(Contact { heard: now, elected: now }),
+            contact: Mutex::new(Contact { heard: now, elected: now, leading: None }),
         }
     }
 
@@ -315,10 +317,15 @@ impl Group {
         let rank = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
+            let mut contact = self.contact.lock();
             if metrics.state == ServerState::Leader {
-                self.contact.lock().heard = Instant::now();
+                let now = Instant::now();
+                contact.heard = now;
+                contact.leading.get_or_insert(now);
                 return;
             }
+            contact.leading = None;
+            drop(contact);
             let mut voters = metrics.membership_config.membership().voter_ids();
             match voters.position(|voter| voter == self.replica.get()) {
                 Some(rank) => u32::try_from(rank).unwrap_or(u32::MAX),
@@ -338,6 +345,11 @@ impl Group {
         if let Err(error) = self.raft.trigger().elect(true).await {
             tracing::debug!(group = %self.group, %error, "no election");
         }
+    }
+
+    /// How long this replica has led without a break, as far as [`Self::elect_if_silent`] has seen.
+    pub fn led_for(&self) -> Option<Duration> {
+        self.contact.lock().leading.map(|since| since.elapsed())
     }
 
     /// As leader: tells the followers that it is alive. Those that heard it anyway are left out by Raft.
@@ -447,6 +459,15 @@ impl Group {
             Ok(entries) => entries,
             Err(error) => return refused(error),
         };
+        // I10: the log takes no gaps, whatever a peer sends.
+        let first = request.previous.as_ref().map_or(Some(0), |previous| previous.index.checked_add(1));
+        let mut expected = first;
+        for entry in &request.entries {
+            if expected != Some(entry.index) {
+                return refused("the entries do not follow each other");
+            }
+            expected = entry.index.checked_add(1);
+        }
         let rpc = AppendEntriesRequest {
             vote: vote_from_wire(&request.vote.unwrap_or_default()),
             prev_log_id: request.previous.as_ref().map(log_id_from_wire),

@@ -156,6 +156,24 @@ impl Groups {
         self.wal.group(replica).map_err(|source| OpenError::Log { replica, source })
     }
 
+    /// Makes a new replica's log exist, durably: a restart must know what it was before it can answer anybody.
+    ///
+    /// # Errors
+    /// [`OpenError`] of the log.
+    pub async fn prepare(&self, group: GroupId, replica: ReplicaId) -> Result<(), OpenError> {
+        let log = self.log(replica)?;
+        if log.state().snapshot.is_empty() {
+            let (sender, receiver) = oneshot::channel();
+            let done = Box::new(move |result| {
+                let _ = sender.send(result);
+            });
+            log.set_generation(0, encode_note(group), None, done);
+            let result = receiver.await.unwrap_or(Ok(()));
+            result.map_err(|source| OpenError::Log { replica, source })?;
+        }
+        Ok(())
+    }
+
     /// Opens a replica, new or stored, and starts its group.
     ///
     /// # Errors
@@ -166,17 +184,8 @@ impl Groups {
         replica: ReplicaId,
         machine: Arc<dyn Machine>,
     ) -> Result<Arc<Group>, OpenError> {
+        self.prepare(group, replica).await?;
         let log = self.log(replica)?;
-        if log.state().snapshot.is_empty() {
-            // Durable before the replica can answer anybody: a restart must know what it was.
-            let (sender, receiver) = oneshot::channel();
-            let done = Box::new(move |result| {
-                let _ = sender.send(result);
-            });
-            log.set_generation(0, encode_note(group), None, done);
-            let result = receiver.await.unwrap_or(Ok(()));
-            result.map_err(|source| OpenError::Log { replica, source })?;
-        }
         let engine = Arc::clone(&self.engine);
         let opening = {
             let log = log.clone();
@@ -287,14 +296,22 @@ impl Groups {
         group.shutdown().await;
         self.receiver.forget(replica);
         self.compacted.lock().remove(&replica);
+        self.forget_log(replica).await?;
+        drop(group);
+        self.sweep_spaces()
+    }
+
+    /// Drops the log of a replica that does not run. Its space goes with the next [`Self::sweep_spaces`].
+    ///
+    /// # Errors
+    /// [`OpenError`] of the log.
+    pub async fn forget_log(&self, replica: ReplicaId) -> Result<(), OpenError> {
         let (sender, receiver) = oneshot::channel();
         let done = Box::new(move |result| {
             let _ = sender.send(result);
         });
         self.wal.remove_group(replica, done);
-        receiver.await.unwrap_or(Ok(())).map_err(|source| OpenError::Log { replica, source })?;
-        drop(group);
-        self.sweep_spaces()
+        receiver.await.unwrap_or(Ok(())).map_err(|source| OpenError::Log { replica, source })
     }
 
     /// Stops all groups; their data stays.

@@ -108,19 +108,18 @@ impl Network {
 /// Keeps the log that a replica needs after its snapshot; a transfer that is cancelled lets it go too.
 struct Held {
     state: Arc<ReplicaState>,
-    to: ReplicaId,
+    hold: u64,
 }
 
 impl Held {
-    fn new(state: &Arc<ReplicaState>, to: ReplicaId, index: u64) -> Self {
-        state.hold_log(to, index);
-        Self { state: Arc::clone(state), to }
+    fn new(state: &Arc<ReplicaState>, index: u64) -> Self {
+        Self { state: Arc::clone(state), hold: state.hold_log(index) }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.state.release_log(self.to);
+        self.state.release_log(self.hold);
     }
 }
 
@@ -197,7 +196,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         // What is sent is a point in time of now, at or after the flush that Raft calls the snapshot.
-        let _held = Held::new(&self.state, self.to, snapshot.meta.last_log_id.map_or(0, |last| last.index));
+        let _held = Held::new(&self.state, snapshot.meta.last_log_id.map_or(0, |last| last.index));
         let sending = self.snapshots.send(&self.peers, &self.state, self.to, self.node, vote);
         tokio::select! {
             result = sending => match result {

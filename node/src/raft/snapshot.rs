@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use borough_proto::limits::MESSAGE_BYTES_MAX;
@@ -18,6 +19,7 @@ use rand::RngExt;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::group::Group;
@@ -38,6 +40,8 @@ const SENDS_MAX: usize = 2;
 /// Without an acknowledgement for this long a transfer counts as broken.
 const STALL: Duration = Duration::from_secs(20);
 const ATTEMPTS_MAX: u32 = 5;
+/// How long a resumed transfer waits for the receiver of the broken connection to let go.
+const LET_GO_MAX: Duration = Duration::from_secs(10);
 
 /// Why a snapshot was not sent.
 #[derive(Debug, thiserror::Error)]
@@ -271,6 +275,26 @@ pub(super) fn decode_pairs(mut data: Bytes) -> Option<Batch> {
 pub struct SnapshotReceiver {
     /// Transfers under way or broken, one for each replica.
     partial: Mutex<HashMap<ReplicaId, Partial>>,
+    /// Transfers under way, one for each replica: which snapshot, and cancelled when it has ended.
+    receiving: Mutex<HashMap<ReplicaId, (u64, CancellationToken)>>,
+}
+
+/// A transfer under way.
+struct Receiving<'a> {
+    receiver: &'a SnapshotReceiver,
+    replica: ReplicaId,
+    ended: CancellationToken,
+}
+
+impl Drop for Receiving<'_> {
+    fn drop(&mut self) {
+        self.ended.cancel();
+        let mut receiving = self.receiver.receiving.lock();
+        // A later transfer, which has not ended, may have taken the place.
+        if receiving.get(&self.replica).is_some_and(|(_, ended)| ended.is_cancelled()) {
+            receiving.remove(&self.replica);
+        }
+    }
 }
 
 struct Partial {
@@ -291,8 +315,10 @@ impl SnapshotReceiver {
         header: wire::SnapshotHeader,
         mut chunks: tonic::Streaming<wire::SnapshotChunk>,
         acks: mpsc::Sender<Result<wire::SnapshotAck, Status>>,
+        disk_full: &AtomicBool,
     ) -> Result<(), String> {
         let meta = snapshot_meta(&header)?;
+        let _receiving = self.begin(group.replica, header.snapshot).await;
         let mut partial = self.take(group, header.snapshot).await?;
         let hello = wire::SnapshotAck { next: partial.next, ..Default::default() };
         let mut alive = acks.send(Ok(hello)).await.is_ok();
@@ -301,6 +327,10 @@ impl SnapshotReceiver {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) | Err(_) => break,
             };
+            if disk_full.load(Ordering::Relaxed) {
+                give_up(group, partial);
+                return Err("the disk is full".to_owned());
+            }
             if chunk.sequence != partial.next || crc32fast::hash(&chunk.data) != chunk.crc32 {
                 self.keep(group, partial);
                 return Err(format!("chunk {} is out of order or damaged", chunk.sequence));
@@ -340,6 +370,18 @@ impl SnapshotReceiver {
         }
         self.keep(group, partial);
         Ok(())
+    }
+
+    /// Waits until an earlier connection that carried the same snapshot has let go of what it staged: its end may be
+    /// noticed here later than at the sender, which would then have to begin anew.
+    async fn begin(&self, replica: ReplicaId, snapshot: u64) -> Receiving<'_> {
+        let before = self.receiving.lock().get(&replica).cloned();
+        if let Some((_, ended)) = before.filter(|(other, _)| *other == snapshot) {
+            let _ = tokio::time::timeout(LET_GO_MAX, ended.cancelled()).await;
+        }
+        let ended = CancellationToken::new();
+        self.receiving.lock().insert(replica, (snapshot, ended.clone()));
+        Receiving { receiver: self, replica, ended }
     }
 
     /// Keeps what was staged, for the transfer to go on.

@@ -81,7 +81,9 @@ pub struct ReplicaState {
     flushed: Mutex<Option<SnapshotMeta>>,
     /// Log entries behind these are needed by replicas that a snapshot is on its way to: where it stands for Raft,
     /// and, once it has arrived, until when.
-    held: Mutex<HashMap<ReplicaId, (u64, Option<Instant>)>>,
+    held: Mutex<HashMap<u64, (u64, Option<Instant>)>>,
+    /// Number of the next entry of `held`.
+    next_hold: AtomicU64,
     /// Generation that the next incoming snapshot is staged in.
     next_generation: AtomicU64,
 }
@@ -130,6 +132,7 @@ impl ReplicaState {
             applied_index: watch::Sender::new(applied),
             flushed: Mutex::new(None),
             held: Mutex::default(),
+            next_hold: AtomicU64::new(0),
             next_generation: AtomicU64::new(generation + 1),
         }))
     }
@@ -144,15 +147,17 @@ impl ReplicaState {
         &self.log
     }
 
-    /// Keeps the log behind `index` until [`Self::release_log`]: a snapshot that stands there is sent to `to`. Without
+    /// Keeps the log behind `index` until [`Self::release_log`]: a snapshot that stands there is being sent. Without
     /// it the log would be purged while the snapshot is under way, and the next one would be late as well.
-    pub fn hold_log(&self, to: ReplicaId, index: u64) {
-        self.held.lock().insert(to, (index, None));
+    pub fn hold_log(&self, index: u64) -> u64 {
+        let hold = self.next_hold.fetch_add(1, Ordering::Relaxed);
+        self.held.lock().insert(hold, (index, None));
+        hold
     }
 
-    /// The transfer to `to` ended; the log is kept a little longer for what it missed meanwhile.
-    pub fn release_log(&self, to: ReplicaId) {
-        if let Some((_, until)) = self.held.lock().get_mut(&to) {
+    /// The transfer that took `hold` ended; the log is kept a little longer for what its receiver missed meanwhile.
+    pub fn release_log(&self, hold: u64) {
+        if let Some((_, until)) = self.held.lock().get_mut(&hold) {
             *until = Some(Instant::now() + CATCH_UP_GRACE);
         }
     }
@@ -299,7 +304,6 @@ impl ReplicaState {
             let mut position = self.position.lock();
             *position = staged;
             let old = self.space.swap(Arc::new(Generation { number: generation, space }));
-            // After the swap: whoever reads meanwhile fills the cache from the new space or is made void.
             self.machine.load(&self.space.load().space).map_err(io::Error::other)?;
             self.applying.store(index, Ordering::Release);
             *self.flushed.lock() = Some(meta.clone());

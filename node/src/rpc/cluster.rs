@@ -107,9 +107,12 @@ impl wire::cluster_server::Cluster for ClusterService {
         &self,
         request: Request<wire::DeleteCollectionRequest>,
     ) -> Result<Response<wire::DeleteCollectionReply>, Status> {
-        let reply = self.propose(Change::DeleteCollection(request.into_inner())).await?;
+        let request = request.into_inner();
+        // A meta leader that dies after it deleted the collection cannot say so, and the next one finds nothing to delete.
+        let known = self.0.map.get().collection(&request.name).is_some();
+        let reply = self.propose(Change::DeleteCollection(request)).await?;
         Ok(Response::new(wire::DeleteCollectionReply {
-            existed: reply.changed,
+            existed: reply.changed || known,
             refused: reply.refused,
             epoch: reply.epoch,
         }))
@@ -225,7 +228,7 @@ async fn init(node: &Arc<Node>, request: &wire::InitRequest) -> Result<String, S
         return Err(exists(&kept.cluster_id));
     }
     if node.meta().is_none() {
-        node.open(GroupId::META, FIRST_META_REPLICA, Some(NodeId(1))).await.map_err(Status::internal)?;
+        node.open(GroupId::META, FIRST_META_REPLICA, Some(NodeId(1)), 0).await.map_err(Status::internal)?;
     }
     let advertised = node.advertised.get().ok_or_else(|| Status::unavailable("the node is starting"))?;
     let command = wire::CatalogCommand {

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use borough_proto::limits::DEADLINE_MAX;
 use borough_proto::{CollectionId, ShardId, wire};
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use prost::Message;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 use wire::data_reply::Result as Answer;
@@ -27,6 +28,8 @@ use crate::state;
 
 /// Answers waiting to be packed, for one stream.
 const REPLIES_QUEUED_MAX: usize = 1024;
+/// Messages of one stream being answered; more are not read until answers are taken.
+const MESSAGES_MAX: usize = 4096;
 /// Answers packed into one message.
 const REPLIES_PACKED_MAX: usize = 512;
 /// Bytes after which a message is closed; one larger answer still travels, alone.
@@ -87,41 +90,51 @@ async fn receive(
     mut requests: Streaming<wire::DataRequests>,
     replies: mpsc::Sender<wire::DataReply>,
 ) {
+    let messages = Arc::new(Semaphore::new(MESSAGES_MAX));
     loop {
         let message = tokio::select! {
             message = requests.message() => message,
             () = node.stop.cancelled() => return,
         };
         let Ok(Some(message)) = message else { return };
+        // I8: a caller that does not take its answers is not read any further. The semaphore is never closed.
+        let Ok(place) = Arc::clone(&messages).acquire_owned().await else { return };
         let (batch_node, replies) = (Arc::clone(&node), replies.clone());
         // One task for a message, not for a request: what came together is answered together.
         node.tasks.spawn(async move {
             let mut pending: FuturesUnordered<_> =
                 message.requests.into_iter().map(|request| answer(&batch_node, request)).collect();
-            while let Some(reply) = pending.next().await {
+            while let Some((reply, _permit)) = pending.next().await {
                 // The caller went away: what is left still runs, its writes were accepted.
                 let _ = replies.send(reply).await;
             }
+            drop(place);
         });
     }
 }
 
-async fn answer(node: &Arc<Node>, request: wire::DataRequest) -> wire::DataReply {
+/// The answer, and the request's place, which it has until the answer is queued.
+async fn answer(
+    node: &Arc<Node>,
+    request: wire::DataRequest,
+) -> (wire::DataReply, Option<SemaphorePermit<'_>>) {
     let call = request.call;
-    let mut reply = match node.requests.try_acquire() {
-        Ok(_permit) => serve(node, request).await,
-        Err(_) => Served::fault(Fault::new(FaultCode::Busy, "limits.requests-max requests are in flight")),
+    let permit = node.requests.try_acquire().ok();
+    let mut reply = match permit {
+        Some(_) => serve(node, request).await,
+        None => Served::fault(Fault::new(FaultCode::Busy, "limits.requests-max requests are in flight")),
     };
     if matches!(reply.answer, Answer::Fault(_)) {
         metrics::counter!("borough_data_faults_total").increment(1);
     }
-    wire::DataReply {
+    let reply = wire::DataReply {
         call,
         result: Some(std::mem::replace(&mut reply.answer, Answer::Fault(Fault::default()))),
         node: node.node_id().get(),
         epoch: reply.epoch,
         index: reply.index,
-    }
+    };
+    (reply, permit)
 }
 
 struct Served {
@@ -137,7 +150,8 @@ impl Served {
 }
 
 async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
-    let deadline = Instant::now() + Duration::from_millis(u64::from(request.timeout_ms));
+    // No caller holds a place for longer than the API's longest deadline, whatever it names.
+    let deadline = Instant::now() + Duration::from_millis(u64::from(request.timeout_ms)).min(DEADLINE_MAX);
     let id = ShardId(request.shard);
     let map = node.map.get();
     let epoch = map.shard(id).map_or(0, |info| info.epoch);

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use borough_proto::{ReplicaId, wire};
 use futures::stream::FuturesUnordered;
@@ -54,7 +55,8 @@ impl wire::raft_server::Raft for RaftService {
         tasks.spawn(async move {
             let refused = match node.groups.replica(ReplicaId(header.to)) {
                 Some(group) if group.group.get() == header.group => {
-                    let receiving = node.groups.receiver.receive(&group, header, chunks, sender.clone());
+                    let receiving =
+                        node.groups.receiver.receive(&group, header, chunks, sender.clone(), &node.disk_full);
                     tokio::select! {
                         result = receiving => result.err(),
                         () = node.stop.cancelled() => Some("the node is stopping".to_owned()),
@@ -99,7 +101,15 @@ async fn answer(node: &Node, frame: wire::RaftFrame) -> wire::RaftFrame {
     let (call, group, from, to) = (frame.call, frame.group, frame.from, frame.to);
     // Replica ids are never reused: a frame for another replica of the group is not ours to answer.
     let body = match node.groups.replica(ReplicaId(to)) {
-        Some(replica) if replica.group.get() == group => replica.handle(frame).await,
+        Some(replica) if replica.group.get() == group => {
+            let grows = matches!(&frame.body, Some(Body::Append(append)) if !append.entries.is_empty());
+            if grows && node.disk_full.load(Ordering::Relaxed) {
+                // What is left belongs to housekeeping; the leader sends it again when there is room.
+                Body::Refused("the disk is full".to_owned())
+            } else {
+                replica.handle(frame).await
+            }
+        }
         Some(_) | None => Body::Refused(format!("there is no replica r{to} of group {group} here")),
     };
     wire::RaftFrame { call, group, from: to, to: from, body: Some(body) }

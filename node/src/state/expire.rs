@@ -44,6 +44,11 @@ impl SweepLimits {
             sessions_retention: limits::SESSION_RETENTION,
         }
     }
+
+    /// The same, leaving sessions and idempotency records alone however old they are.
+    pub fn documents_only(self) -> Self {
+        Self { keys_retention: Duration::MAX, sessions_retention: Duration::MAX, ..self }
+    }
 }
 
 /// What sweeps removed: for metrics.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -28,9 +28,23 @@ pub struct VersionedSpace {
     shared: Arc<Shared>,
 }
 
+/// One opening of a space: what is known of its contents is not true of any other's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Instance(u64);
+
+impl Instance {
+    /// One that this process has not had.
+    #[expect(clippy::should_implement_trait, reason = "it iterates over nothing")]
+    pub fn next() -> Self {
+        static OPENED: AtomicU64 = AtomicU64::new(0);
+        Self(OPENED.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     space: Arc<dyn Space>,
+    instance: Instance,
     /// As many as `scans` holds; apply looks no further while it is 0.
     active: AtomicUsize,
     scans: Mutex<Vec<Arc<Mutex<Overlay>>>>,
@@ -50,8 +64,18 @@ struct Overlay {
 impl VersionedSpace {
     /// Wraps `space`.
     pub fn new(space: Arc<dyn Space>) -> Self {
-        let shared = Shared { space, active: AtomicUsize::new(0), scans: Mutex::default() };
+        let shared = Shared {
+            space,
+            instance: Instance::next(),
+            active: AtomicUsize::new(0),
+            scans: Mutex::default(),
+        };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Tells this space from every other that this process has opened.
+    pub fn instance(&self) -> Instance {
+        self.shared.instance
     }
 
     /// The space itself, for reads and flushes. Writes that bypass this wrapper would show in its scans.

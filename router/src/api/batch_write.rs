@@ -158,7 +158,7 @@ fn unit(
             let precondition = precondition(put.if_match.as_deref(), put.if_absent)?;
             let ttl = ttl(put.ttl.as_deref())?;
             let action = Action::Put(wire::Put { document: document.clone(), flags });
-            ("put", action, document, precondition, ttl.or(info.default_ttl_ms))
+            ("put", action, document, precondition, ttl)
         }
         BatchWrite::Patch(patch) => {
             let merge = raw_bytes(patch.merge);
@@ -183,6 +183,8 @@ fn unit(
         &bytes,
     ];
     let idempotency = call.idempotency(position, parts)?;
+    // After the fingerprint: a retry is the same request whatever has become of the collection's default.
+    let ttl_ms = if kind == "put" { ttl_ms.or(info.default_ttl_ms) } else { ttl_ms };
     let op = wire::Op { collection: info.id, id, sort, action: Some(action), precondition, ttl_ms };
     Ok(wire::Unit { ops: vec![op], idempotency })
 }
