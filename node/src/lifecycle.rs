@@ -80,7 +80,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunE
 }
 
 /// Opens what the directory holds; nothing listens yet.
-async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, RunError> {
+pub(crate) async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, RunError> {
     let identity = dir.identity()?;
     let fail = |detail: String| DataDirError { path: dir.path().to_owned(), detail };
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -250,7 +250,7 @@ async fn grpc(node: &Arc<Node>, listener: TcpListener) -> Result<(), RunError> {
 }
 
 /// Opens the replicas that the log knows. Removes spaces that none of them uses.
-async fn open_stored(node: &Arc<Node>) -> Result<(), RunError> {
+pub(crate) async fn open_stored(node: &Arc<Node>) -> Result<(), RunError> {
     let fail = |detail: String| RunError::DataDir(DataDirError { path: node.dir.path().to_owned(), detail });
     let mut stored = node.groups.stored().map_err(|error| fail(error.to_string()))?;
     // A removal that was interrupted is finished.

@@ -1,5 +1,6 @@
 //! `:batchGet`, `:batchWrite`, `:transact`.
 
+use borough_proto::wire;
 use serde_json::json;
 
 use super::World;
@@ -57,6 +58,30 @@ async fn a_keyed_batch_is_not_applied_twice() {
     let key = [("idempotency-key", "k")];
     let first = world.send("POST", "/v1/users:batchWrite", &key, writes.clone()).await;
     assert_eq!(world.send("POST", "/v1/users:batchWrite", &key, writes).await.body, first.body);
+}
+
+#[tokio::test]
+async fn a_batch_is_the_same_request_whatever_the_collections_default_is_now() {
+    let world = World::new().await;
+    let writes = json!({"writes": [{"put": {"id": "a", "document": {}}}]}).to_string();
+    let key = [("idempotency-key", "k")];
+    world.send("POST", "/v1/users:batchWrite", &key, writes.clone()).await;
+    world.node.map.send_modify(|map| {
+        map.epoch += 1;
+        map.collections[0].default_ttl_ms = Some(60_000);
+    });
+    world.see_epoch(2).await;
+    world.send("POST", "/v1/users:batchWrite", &key, writes).await;
+    let store = world.node.store.lock();
+    let units = store.requests.iter().filter_map(|request| match &request.op {
+        Some(wire::data_request::Op::Write(write)) => write.command.as_ref()?.units.first(),
+        _ => None,
+    });
+    let units = units.collect::<Vec<_>>();
+    assert_eq!(units.len(), 2);
+    assert_eq!(units[0].ops[0].ttl_ms, None);
+    assert_eq!(units[1].ops[0].ttl_ms, Some(60_000));
+    assert_eq!(units[0].idempotency, units[1].idempotency);
 }
 
 #[tokio::test]

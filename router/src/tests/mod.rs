@@ -61,6 +61,13 @@ impl World {
         Self { app: App::new(config, Arc::clone(&forwarder)), node }
     }
 
+    /// Waits until the router has the map of `epoch`.
+    async fn see_epoch(&self, epoch: u64) {
+        while self.app.forwarder.watch().map().epoch() < epoch {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Reply {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {

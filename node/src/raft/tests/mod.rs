@@ -4,6 +4,7 @@
 mod crash;
 mod growth;
 mod install;
+mod memory_loss;
 mod quorum;
 mod same_bytes;
 mod storage_suite;
