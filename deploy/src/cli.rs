@@ -53,6 +53,31 @@ pub struct Target {
     /// The router
     #[arg(long, env = "BOROUGH_ROUTER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub router: String,
+    /// Where the cluster asks for one; best left in the environment, as everybody on this machine sees arguments
+    #[arg(long, env = "BOROUGH_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<Secret>,
+}
+
+/// Text that no output shows.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 #[derive(Debug, Subcommand)]
