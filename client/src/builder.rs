@@ -155,7 +155,8 @@ impl ClientBuilder {
             .token
             .as_ref()
             .map(|Secret(token)| {
-                let header = valid_bearer_token(token).then(|| HeaderValue::try_from(format!("Bearer {token}")));
+                let header =
+                    valid_bearer_token(token).then(|| HeaderValue::try_from(format!("Bearer {token}")));
                 let mut header = header.and_then(Result::ok).ok_or(BuildError::BadToken)?;
                 header.set_sensitive(true);
                 Ok(header)

@@ -205,6 +205,12 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_not_shown() {
+        let cli = Cli::try_parse_from(["borough", "get", "users", "1", "--token", "s3cret"]).unwrap();
+        assert!(!format!("{cli:?}").contains("s3cret"));
+    }
+
+    #[test]
     fn the_contract_is_spoken() {
         for line in [
             "borough dev --nodes 3 --data-dir D --port 8080 --fresh --restart --engine fjall",
@@ -218,6 +224,8 @@ mod tests {
             "borough collection delete posts",
             "borough get users 1",
             "borough get posts 1 --sort 2",
+            "borough get users 1 --token t",
+            "borough cluster status --token t",
             "borough put users 1 {} --if-absent --ttl 60s --idempotency-key k",
             "borough put users 1 - --if-match \"1\"",
             "borough patch users 1 @file",
