@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use borough_proto::http_api::valid_bearer_token;
 use borough_proto::limits;
 use reqwest::header::HeaderValue;
 
@@ -29,8 +30,8 @@ pub enum BuildError {
     /// A deadline that no call could keep or no router would accept.
     #[error("a deadline of {deadline:?} is not more than 0 and at most {:?}", limits::DEADLINE_MAX)]
     BadDeadline { deadline: Duration },
-    /// A token with characters that HTTP cannot carry.
-    #[error("the token cannot be sent in a header")]
+    /// Not a bearer token of RFC 6750: letters, digits and `-._~+/`, then perhaps `=`. The error does not show it.
+    #[error("the bearer token is empty, too long, or has characters that no token has")]
     BadToken,
     /// The HTTP client could not be set up.
     #[error("set up the HTTP client")]
@@ -46,7 +47,17 @@ pub struct ClientBuilder {
     nodes: Option<Vec<String>>,
     deadline: Duration,
     keys: Option<bool>,
-    token: Option<String>,
+    token: Option<Secret>,
+}
+
+/// Text that no output shows.
+#[derive(Clone)]
+struct Secret(String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 impl Default for ClientBuilder {
@@ -76,6 +87,9 @@ impl ClientBuilder {
     }
 
     /// Goes straight to the shards' leaders, which are found through any of these nodes.
+    ///
+    /// Nodes trust whoever reaches their gRPC port: they ask for no token and know no rights. Use this only inside that
+    /// boundary; callers who are not to be trusted with all data go through a router.
     #[cfg(feature = "direct")]
     pub fn direct<A: Into<String>>(mut self, nodes: impl IntoIterator<Item = A>) -> Self {
         self.nodes.get_or_insert_default().extend(nodes.into_iter().map(Into::into));
@@ -98,9 +112,14 @@ impl ClientBuilder {
         self
     }
 
-    /// The bearer token for clusters where auth is on.
-    pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.token = Some(token.into());
+    /// The bearer token for routers where auth is on. Each request carries it and no output shows it; over plain `http`
+    /// whoever can read the network reads it too.
+    ///
+    /// What the token lacks the right for fails with [`Error::Forbidden`](crate::Error::Forbidden). A patch sent with a
+    /// token that may not read is applied, but answers no document: it ends with
+    /// [`Error::Decode`](crate::Error::Decode), outcome applied.
+    pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(Secret(token.into()));
         self
     }
 
@@ -135,13 +154,14 @@ impl ClientBuilder {
         let authorization = self
             .token
             .as_ref()
-            .map(|token| HeaderValue::try_from(format!("Bearer {token}")))
-            .transpose()
-            .map_err(|_| BuildError::BadToken)?
-            .map(|mut value| {
-                value.set_sensitive(true);
-                value
-            });
+            .map(|Secret(token)| {
+                let header =
+                    valid_bearer_token(token).then(|| HeaderValue::try_from(format!("Bearer {token}")));
+                let mut header = header.and_then(Result::ok).ok_or(BuildError::BadToken)?;
+                header.set_sensitive(true);
+                Ok(header)
+            })
+            .transpose()?;
         // No proxy from the environment: a database is asked directly, or through what the URL names.
         let http = reqwest::Client::builder()
             .no_proxy()
@@ -184,7 +204,10 @@ mod tests {
         for deadline in [Duration::ZERO, Duration::from_secs(61)] {
             assert!(matches!(router().deadline(deadline).build(), Err(BuildError::BadDeadline { .. })));
         }
-        assert!(matches!(router().token("a\nb").build(), Err(BuildError::BadToken)));
+        for token in ["", "a\nb", "a b", "a,b", "\u{e9}"] {
+            assert!(matches!(router().bearer_token(token).build(), Err(BuildError::BadToken)), "{token:?}");
+        }
+        assert!(!format!("{:?}", router().bearer_token("s3cret")).contains("s3cret"));
         assert_eq!(base("http://a:1/").unwrap(), "http://a:1");
         assert_eq!(base("http://a/prefix/").unwrap(), "http://a/prefix");
     }

@@ -84,7 +84,10 @@ pub enum Error {
     /// The idempotency key was used before for another request.
     #[error("{0}")]
     IdempotencyKeyReused(Box<Refusal>),
-    /// The token is missing, bad, or lacks the right.
+    /// The cluster asks for a bearer token, and it is missing or not known there.
+    #[error("{0}")]
+    Unauthorized(Box<Refusal>),
+    /// The token lacks the right, or is confined to other collections.
     #[error("{0}")]
     Forbidden(Box<Refusal>),
     /// More requests than this client may send.
@@ -157,6 +160,8 @@ impl Error {
             Kind::AlreadyExists => Self::AlreadyExists { current: refusal.current.clone(), refusal },
             Kind::Conflict => Self::Conflict(refusal),
             Kind::IdempotencyKeyReused => Self::IdempotencyKeyReused(refusal),
+            Kind::Unauthorized => Self::Unauthorized(refusal),
+            Kind::Forbidden => Self::Forbidden(refusal),
             Kind::BadRequest
             | Kind::MalformedJson
             | Kind::BadId
@@ -179,7 +184,8 @@ impl Error {
     /// For problems of a newer build, and for answers of whatever stands in front of the routers.
     fn from_status(refusal: Box<Refusal>) -> Self {
         match refusal.problem.status {
-            401 | 403 => Self::Forbidden(refusal),
+            401 => Self::Unauthorized(refusal),
+            403 => Self::Forbidden(refusal),
             404 => Self::NotFound(refusal),
             409 => Self::Conflict(refusal),
             412 => Self::precondition_failed(refusal),
@@ -236,6 +242,7 @@ impl Error {
             | Self::Conflict(_)
             | Self::Invalid(_)
             | Self::IdempotencyKeyReused(_)
+            | Self::Unauthorized(_)
             | Self::Forbidden(_)
             | Self::Decode { .. }
             | Self::Encode { .. }
@@ -264,6 +271,7 @@ impl Error {
             | Self::Conflict(refusal)
             | Self::Invalid(refusal)
             | Self::IdempotencyKeyReused(refusal)
+            | Self::Unauthorized(refusal)
             | Self::Forbidden(refusal)
             | Self::RateLimited { refusal, .. }
             | Self::Unavailable { refusal, .. }
@@ -300,6 +308,7 @@ impl Error {
         match &mut self {
             Self::RateLimited { refusal, .. }
             | Self::Unavailable { refusal, .. }
+            | Self::Unauthorized(refusal)
             | Self::Forbidden(refusal) => {
                 refusal.problem.outcome = Outcome::Unknown;
             }
@@ -366,6 +375,7 @@ mod tests {
             Error::Conflict(_) => "Conflict",
             Error::Invalid(_) => "Invalid",
             Error::IdempotencyKeyReused(_) => "IdempotencyKeyReused",
+            Error::Unauthorized(_) => "Unauthorized",
             Error::Forbidden(_) => "Forbidden",
             Error::RateLimited { .. } => "RateLimited",
             Error::Unavailable { .. } => "Unavailable",
@@ -384,6 +394,8 @@ mod tests {
             (ProblemType::BadParameter, "Invalid", false),
             (ProblemType::BadHeader, "Invalid", false),
             (ProblemType::BadPageToken, "Invalid", false),
+            (ProblemType::Unauthorized, "Unauthorized", false),
+            (ProblemType::Forbidden, "Forbidden", false),
             (ProblemType::DocumentNotFound, "NotFound", false),
             (ProblemType::CollectionNotFound, "CollectionNotFound", false),
             (ProblemType::NotFound, "NotFound", false),
@@ -416,7 +428,7 @@ mod tests {
                 Problem { kind: "urn:other".into(), status, ..Problem::new(ProblemType::Internal, "") };
             Error::from_refusal(Refusal::new("get users/1", problem))
         };
-        assert!(matches!(of(401), Error::Forbidden(_)));
+        assert!(matches!(of(401), Error::Unauthorized(_)));
         assert!(matches!(of(403), Error::Forbidden(_)));
         assert!(matches!(of(404), Error::NotFound(_)));
         assert!(matches!(of(412), Error::PreconditionFailed { .. }));

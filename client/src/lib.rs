@@ -32,7 +32,10 @@
 //!   [`Error::idempotency_key`] is what finds out.
 //! - **Several routers**, in turn, those that don't answer left out for a while.
 //! - **Sessions** that read their own writes from any replica, and reads of bounded staleness.
-//! - With the feature `direct`, the same API **straight to the shards' leaders**.
+//! - **Bearer tokens** where routers ask for them ([`ClientBuilder::bearer_token`]); [`Error::Unauthorized`] and
+//!   [`Error::Forbidden`] when they do not do.
+//! - With the feature `direct`, the same API **straight to the shards' leaders**: inside the cluster's own network, where
+//!   nobody is asked for a token.
 
 mod admin;
 mod batch;

@@ -53,6 +53,31 @@ pub struct Target {
     /// The router
     #[arg(long, env = "BOROUGH_ROUTER", default_value = "http://127.0.0.1:8080", value_name = "URL")]
     pub router: String,
+    /// Where the cluster asks for one; best left in the environment, as everybody on this machine sees arguments
+    #[arg(long, env = "BOROUGH_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<Secret>,
+}
+
+/// Text that no output shows.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret")
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -180,6 +205,12 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_not_shown() {
+        let cli = Cli::try_parse_from(["borough", "get", "users", "1", "--token", "s3cret"]).unwrap();
+        assert!(!format!("{cli:?}").contains("s3cret"));
+    }
+
+    #[test]
     fn the_contract_is_spoken() {
         for line in [
             "borough dev --nodes 3 --data-dir D --port 8080 --fresh --restart --engine fjall",
@@ -193,6 +224,8 @@ mod tests {
             "borough collection delete posts",
             "borough get users 1",
             "borough get posts 1 --sort 2",
+            "borough get users 1 --token t",
+            "borough cluster status --token t",
             "borough put users 1 {} --if-absent --ttl 60s --idempotency-key k",
             "borough put users 1 - --if-match \"1\"",
             "borough patch users 1 @file",

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use borough_client::{Client, Json, Listing, Written};
+use borough_client::{Client, ClientBuilder, Json, Listing, Written};
 use futures::TryStreamExt;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 
@@ -23,7 +23,17 @@ const PAGE: u32 = 1000;
 /// # Errors
 /// When that is no URL.
 pub fn client(target: &Target) -> Result<Client> {
-    Ok(Client::builder().router(&target.router).deadline(DEADLINE).build()?)
+    Ok(builder(target).deadline(DEADLINE).build()?)
+}
+
+/// The router that the command line names, and the token.
+pub fn builder(target: &Target) -> ClientBuilder {
+    let builder = Client::builder().router(&target.router);
+    // A variable that is set to nothing is how a shell leaves one out.
+    match target.token.as_ref().filter(|token| !token.reveal().is_empty()) {
+        Some(token) => builder.bearer_token(token.reveal()),
+        None => builder,
+    }
 }
 
 /// Prints a document.

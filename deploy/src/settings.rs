@@ -21,7 +21,8 @@ mod tests;
 const ENV_PREFIX: &str = "BOROUGH_";
 
 /// Variables with the prefix that are no settings of a service but options of the command line.
-const ENV_RESERVED: &[&str] = &["BOROUGH_ROUTER", "BOROUGH_CONFIG", "BOROUGH_LOG", "BOROUGH_LOG_FORMAT"];
+const ENV_RESERVED: &[&str] =
+    &["BOROUGH_ROUTER", "BOROUGH_TOKEN", "BOROUGH_CONFIG", "BOROUGH_LOG", "BOROUGH_LOG_FORMAT"];
 
 /// A service's configuration type.
 pub trait Settings: Serialize + DeserializeOwned + Default + garde::Validate<Context = ()> {

@@ -221,6 +221,7 @@ pub struct Router {
     dir: PathBuf,
     listen: String,
     seeds: Vec<String>,
+    args: Vec<String>,
     process: Option<Process>,
     pub http: Http,
 }
@@ -231,10 +232,19 @@ impl Router {
     /// # Errors
     /// When it does not listen; with its log.
     pub async fn start(dir: &Path, name: &str, seeds: &[String]) -> anyhow::Result<Self> {
+        Self::start_with(dir, name, seeds, &[]).await
+    }
+
+    /// [`Router::start`] with more arguments, such as `--config FILE`.
+    ///
+    /// # Errors
+    /// As [`Router::start`].
+    pub async fn start_with(dir: &Path, name: &str, seeds: &[String], args: &[&str]) -> anyhow::Result<Self> {
         let listen = kept_address()?;
         let http = Http::new(&format!("http://{listen}"))?;
         let (name, dir) = (name.to_owned(), dir.to_owned());
-        let mut router = Self { name, dir, listen, seeds: seeds.to_vec(), process: None, http };
+        let (seeds, args) = (seeds.to_vec(), strings(args));
+        let mut router = Self { name, dir, listen, seeds, args, process: None, http };
         router.launch().await?;
         Ok(router)
     }
@@ -245,7 +255,8 @@ impl Router {
     /// As [`Router::start`].
     pub async fn launch(&mut self) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "the router still runs");
-        let args = strings(&["router", "--listen", &self.listen, "--nodes", &self.seeds.join(",")]);
+        let mut args = strings(&["router", "--listen", &self.listen, "--nodes", &self.seeds.join(",")]);
+        args.extend_from_slice(&self.args);
         let mut process = Process::start(&self.name, &self.dir, &args, &[])?;
         let base = process.line("listening: ", BIND_LIMIT).await?;
         let address = base.trim_start_matches("http://").trim_end_matches('/').to_owned();

@@ -168,6 +168,8 @@ problems! {
     BadParameter = "bad-parameter", 400, "Bad parameter";
     BadHeader = "bad-header", 400, "Bad header";
     BadPageToken = "bad-page-token", 400, "Bad page token";
+    Unauthorized = "unauthorized", 401, "No valid token";
+    Forbidden = "forbidden", 403, "The token does not allow this";
     DocumentNotFound = "document-not-found", 404, "No such document";
     CollectionNotFound = "collection-not-found", 404, "No such collection";
     NotFound = "not-found", 404, "No such resource";

@@ -307,9 +307,26 @@ pub fn valid_collection_name(name: &str) -> bool {
         && name != "partitions"
 }
 
+/// Whether `text` can be a bearer token: RFC 6750's `b64token` within the limit.
+pub fn valid_bearer_token(text: &str) -> bool {
+    let body = text.trim_end_matches('=');
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/".contains(&byte);
+    text.len() <= crate::limits::BEARER_TOKEN_BYTES_MAX && !body.is_empty() && body.bytes().all(fits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bearer_tokens_are_b64tokens() {
+        for token in ["a", "mF_9.B5f-4.1JqM", "a+/~==", &"x".repeat(4096)] {
+            assert!(valid_bearer_token(token), "{token}");
+        }
+        for token in ["", "=", "a=b", "a b", "a,b", "a\"", "\u{e9}", &"x".repeat(4097)] {
+            assert!(!valid_bearer_token(token), "{token}");
+        }
+    }
 
     #[test]
     fn ttls_round_trip_and_bad_ones_are_refused() {

@@ -19,6 +19,7 @@ use tracing::error;
 
 use crate::api::call::{Call, REQUEST_ID, panicked};
 use crate::api::{admin, batch_get, batch_write, document, list, transact, write};
+use crate::auth::{self, Auth, Caller, Denied, Right};
 use crate::catalog::Catalog;
 use crate::cluster_calls::ClusterCalls;
 use crate::config::Config;
@@ -37,6 +38,7 @@ pub struct App {
     pub cluster: ClusterCalls,
     pub catalog: Catalog,
     pub metrics: Metrics,
+    pub auth: Auth,
     pub limit: ArcSwapOption<ClientLimit>,
     /// The router is stopping: `/readyz` says no.
     pub draining: AtomicBool,
@@ -47,12 +49,14 @@ impl App {
     pub fn new(config: Config, forwarder: Arc<Forwarder>) -> Self {
         let cluster = ClusterCalls::new(Arc::clone(&forwarder), config.nodes.clone());
         let limit = ArcSwapOption::from_pointee(ClientLimit::new(&config.rate_limit));
+        let auth = Auth::new(&config.auth);
         Self {
             config,
             forwarder,
             cluster,
             catalog: Catalog::default(),
             metrics: Metrics::default(),
+            auth,
             limit,
             draining: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
@@ -98,24 +102,47 @@ impl App {
         route: &mut Route,
         extra: &mut HeaderMap,
     ) -> Result<Response, Refusal> {
-        let target = Target::parse(head.uri.path())?;
-        *route = route_of(&target, &head.method);
+        let target = Target::parse(head.uri.path());
+        if let Ok(target) = &target {
+            *route = route_of(target, &head.method);
+        }
         match target {
-            Target::Livez => return get_only(head).map(|()| plain("ok\n")),
-            Target::Readyz => return get_only(head).and_then(|()| self.ready()),
-            Target::Metrics => return get_only(head).map(|()| self.metrics_page()),
+            Ok(Target::Livez) => return get_only(head).map(|()| plain("ok\n")),
+            Ok(Target::Readyz) => return get_only(head).and_then(|()| self.ready()),
+            Ok(Target::Metrics) => return get_only(head).map(|()| self.metrics_page()),
             _ => {}
         }
+        let caller = self.admit(head, target.as_ref().ok()).map_err(|denied| self.deny(denied))?;
+        let target = target?;
         if let Some(limit) = &*self.limit.load() {
             let peer = head.extensions.get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer.0);
-            *extra = limit.check(peer, &head.headers)?;
+            *extra = limit.check(caller.token(), peer, &head.headers)?;
         }
         if self.in_flight() > self.config.limits.requests_max {
             let refusal = Refusal::new(ProblemType::Overloaded, "too many requests in flight");
             return Err(refusal.retry_after(Duration::from_secs(1)));
         }
-        let call = Call::new(self, head, arrived)?;
+        let call = Call::new(self, head, arrived, caller)?;
         dispatch(&call, target, body).await
+    }
+
+    /// Who calls, if they may. Which resources there are is nobody else's business, so that comes after.
+    fn admit(&self, head: &Parts, target: Option<&Target<'_>>) -> Result<Caller<'_>, Denied> {
+        let caller = self.auth.identify(&head.headers)?;
+        let needed = match target {
+            Some(target) => auth::needed(target, &head.method),
+            None => head.uri.path().starts_with("/admin/").then_some(Right::Admin),
+        };
+        if let Some(right) = needed {
+            caller.may(right, target.and_then(auth::collection_of))?;
+        }
+        Ok(caller)
+    }
+
+    /// Counts and tells a refusal. The token is not in it, nor in any log.
+    pub fn deny(&self, denied: Denied) -> Refusal {
+        self.metrics.denied(denied.reason);
+        denied.into()
     }
 
     fn ready(&self) -> Result<Response, Refusal> {

@@ -1,11 +1,19 @@
 //! The router's configuration: one struct, all faults reported together before anything binds.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use borough_proto::http_api::valid_collection_name;
 use borough_proto::limits::DEADLINE_MAX;
 use garde::Validate;
 use serde::{Deserialize, Serialize};
+
+use crate::auth::{Right, digest_of_hex};
+
+/// Most tokens.
+const TOKENS_MAX: usize = 1000;
+const SHA256_OF_NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// Settings of `borough router`.
 #[derive(Debug, Clone, Serialize, Deserialize, Validate)]
@@ -34,12 +42,41 @@ pub struct Config {
     #[garde(skip)]
     pub drain_timeout: Duration,
     #[garde(dive)]
+    pub auth: AuthConfig,
+    #[garde(dive)]
     pub rate_limit: RateLimitConfig,
     #[garde(dive)]
     pub limits: LimitsConfig,
 }
 
-/// Requests of one client, by its address.
+/// Who may do what. Off, and everybody may do everything, while there is no token.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, Validate)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct AuthConfig {
+    #[garde(length(max = TOKENS_MAX), dive)]
+    pub tokens: Vec<TokenConfig>,
+}
+
+/// A bearer token and what it is good for.
+// Fields are texts, and absent ones empty, so that all faults are found in one run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, Validate)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct TokenConfig {
+    /// For people: problems and this file's faults name it.
+    #[garde(length(min = 1, max = 64))]
+    pub name: String,
+    /// SHA-256 of the token, in hex: the token itself is never configured here.
+    #[garde(custom(digest))]
+    pub sha256: String,
+    /// `read`, `write`, `admin`.
+    #[garde(length(min = 1), inner(custom(right)))]
+    pub rights: Vec<String>,
+    /// Confines it to these collections; all when absent.
+    #[garde(inner(length(min = 1), inner(custom(collection))))]
+    pub collections: Option<Vec<String>>,
+}
+
+/// Requests of one client: of a token while auth is on, else of an address.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, Validate)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct RateLimitConfig {
@@ -81,6 +118,7 @@ impl Default for Config {
             attempt_timeout: Duration::from_secs(2),
             drain_delay: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(20),
+            auth: AuthConfig::default(),
             rate_limit: RateLimitConfig::default(),
             limits: LimitsConfig::default(),
         }
@@ -111,7 +149,58 @@ impl Config {
         if self.rate_limit.burst > 0 && self.rate_limit.per_second == 0 {
             faults.push("rate-limit.burst: has no effect while rate-limit.per-second is 0".to_owned());
         }
+        self.auth.cross_field_faults(&mut faults);
         faults
+    }
+}
+
+impl AuthConfig {
+    fn cross_field_faults(&self, faults: &mut Vec<String>) {
+        let (mut names, mut digests) = (HashMap::new(), HashMap::new());
+        for (number, token) in self.tokens.iter().enumerate() {
+            if let Some(first) = names.insert(token.name.as_str(), number) {
+                faults.push(format!("auth.tokens[{number}].name: is that of auth.tokens[{first}] too"));
+            }
+            let digest = digest_of_hex(&token.sha256);
+            if let Some(first) = digest.and_then(|digest| digests.insert(digest, number)) {
+                faults.push(format!("auth.tokens[{number}].sha256: is that of auth.tokens[{first}] too"));
+            }
+            // The control plane is one: half of it would be a promise that is not kept.
+            if token.collections.is_some() && token.rights.iter().any(|right| right == Right::Admin.name()) {
+                faults.push(format!(
+                    "auth.tokens[{number}].collections: a token with the right \"admin\" cannot be confined"
+                ));
+            }
+        }
+    }
+}
+
+fn digest(text: &str, (): &()) -> garde::Result {
+    match digest_of_hex(text) {
+        // What an empty shell variable gives.
+        Some(_) if text.eq_ignore_ascii_case(SHA256_OF_NOTHING) => {
+            Err(garde::Error::new("is the digest of an empty token"))
+        }
+        Some(_) => Ok(()),
+        None => {
+            Err(garde::Error::new("must be the 64 hex digits that `printf %s \"$TOKEN\" | sha256sum` prints"))
+        }
+    }
+}
+
+fn right(text: &str, (): &()) -> garde::Result {
+    let known = || Right::ALL.iter().map(|right| right.name()).collect::<Vec<_>>().join(", ");
+    match Right::parse(text) {
+        Some(_) => Ok(()),
+        None => Err(garde::Error::new(format!("{text:?} is no right; there are {}", known()))),
+    }
+}
+
+fn collection(name: &str, (): &()) -> garde::Result {
+    if valid_collection_name(name) {
+        Ok(())
+    } else {
+        Err(garde::Error::new(format!("{name:?} cannot name a collection")))
     }
 }
 
@@ -150,6 +239,68 @@ mod tests {
         let report = config.validate().unwrap_err();
         assert_eq!(report.iter().count(), 3, "{report}");
         assert_eq!(config.cross_field_faults().len(), 1);
+    }
+
+    fn token(name: &str, digit: char, rights: &[&str]) -> TokenConfig {
+        TokenConfig {
+            name: name.to_owned(),
+            sha256: digit.to_string().repeat(64),
+            rights: rights.iter().map(|&right| right.to_owned()).collect(),
+            collections: None,
+        }
+    }
+
+    fn with_tokens(tokens: Vec<TokenConfig>) -> Config {
+        Config { nodes: vec!["a:1".to_owned()], auth: AuthConfig { tokens }, ..Config::default() }
+    }
+
+    #[test]
+    fn good_tokens_are_taken() {
+        let mut confined = token("b", 'B', &["write", "read"]);
+        confined.collections = Some(vec!["users".to_owned()]);
+        let config = with_tokens(vec![token("a", 'a', &["read", "write", "admin"]), confined]);
+        assert!(config.validate().is_ok() && config.cross_field_faults().is_empty());
+    }
+
+    #[test]
+    fn faults_of_tokens_are_all_found_with_their_place() {
+        let mut bad = token("", 'x', &["reed", "", "read"]);
+        bad.collections = Some(vec!["Users".to_owned(), "partitions".to_owned()]);
+        let mut confined = token("a", 'A', &["admin"]);
+        confined.collections = Some(Vec::new());
+        let nothing = TokenConfig { sha256: SHA256_OF_NOTHING.to_owned(), ..token("c", 'c', &[]) };
+        let config = with_tokens(vec![token("a", 'a', &["read"]), bad, confined, nothing]);
+        let report = config.validate().unwrap_err();
+        let found: Vec<String> = report.iter().map(|(path, _)| path.to_string()).collect();
+        for place in [
+            "auth.tokens[1].name",
+            "auth.tokens[1].sha256",
+            "auth.tokens[1].rights[0]",
+            "auth.tokens[1].rights[1]",
+            "auth.tokens[1].collections[0]",
+            "auth.tokens[1].collections[1]",
+            "auth.tokens[2].collections",
+            "auth.tokens[3].sha256",
+            "auth.tokens[3].rights",
+        ] {
+            assert!(found.iter().any(|path| path == place), "{place} is missing: {found:?}");
+        }
+        assert_eq!(found.len(), 9, "{report}");
+        let faults = config.cross_field_faults();
+        assert_eq!(faults.len(), 3, "{faults:?}");
+        for start in ["auth.tokens[2].name: ", "auth.tokens[2].sha256: ", "auth.tokens[2].collections: "] {
+            assert!(faults.iter().any(|fault| fault.starts_with(start)), "{start}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_bounded() {
+        let numbered = |number: usize| TokenConfig {
+            sha256: format!("{number:064x}"),
+            ..token(&format!("t{number}"), 'a', &["read"])
+        };
+        assert!(with_tokens((0..TOKENS_MAX).map(numbered).collect()).validate().is_ok());
+        assert!(with_tokens((0..=TOKENS_MAX).map(numbered).collect()).validate().is_err());
     }
 
     #[test]

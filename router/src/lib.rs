@@ -5,6 +5,7 @@
 
 mod api;
 mod app;
+mod auth;
 mod catalog;
 mod cluster_calls;
 mod config;
@@ -17,5 +18,5 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
-pub use config::{Config, LimitsConfig, RateLimitConfig};
+pub use config::{AuthConfig, Config, LimitsConfig, RateLimitConfig, TokenConfig};
 pub use serve::{RunError, run, run_with};

@@ -9,11 +9,14 @@ use http::StatusCode;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::auth::Reason;
+
 /// Upper bounds of the latency histogram, in seconds.
 const BUCKETS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 const REQUESTS: &str = "borough_router_requests_total";
 const SECONDS: &str = "borough_router_request_duration_seconds";
+const DENIED: &str = "borough_router_auth_refusals_total";
 
 macro_rules! routes {
     ($($variant:ident = $name:literal),* $(,)?) => {
@@ -45,6 +48,8 @@ struct PerRoute {
 /// The router's metrics.
 pub struct Metrics {
     routes: Vec<PerRoute>,
+    /// By [`Reason`].
+    denied: Vec<Counter>,
     pub in_flight: Gauge,
     pub map_epoch: Gauge,
     pub nodes_connected: Gauge,
@@ -73,6 +78,7 @@ impl Default for Metrics {
         };
         Self {
             routes: Route::ALL.iter().map(per_route).collect(),
+            denied: Reason::ALL.iter().map(|reason| counter!(DENIED, "reason" => reason.name())).collect(),
             in_flight: gauge!("borough_router_requests_in_flight"),
             map_epoch: gauge!("borough_router_map_epoch"),
             nodes_connected: gauge!("borough_router_nodes_connected"),
@@ -88,6 +94,13 @@ impl Metrics {
         if let Some(slot) = per_route.counters.get(usize::from(status.as_u16()).saturating_sub(100)) {
             let name = || counter!(REQUESTS, "route" => route.name(), "status" => status.as_str().to_owned());
             slot.get_or_init(name).increment(1);
+        }
+    }
+
+    /// Counts a request whose token was missing, bad, or did not allow it.
+    pub fn denied(&self, reason: Reason) {
+        if let Some(counter) = self.denied.get(reason as usize) {
+            counter.increment(1);
         }
     }
 

@@ -14,7 +14,15 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::config::RateLimitConfig;
 use crate::http::refusal::Refusal;
 
-type Limiter = RateLimiter<IpAddr, DefaultKeyedStateStore<IpAddr>, DefaultClock, StateInformationMiddleware>;
+type Limiter = RateLimiter<Client, DefaultKeyedStateStore<Client>, DefaultClock, StateInformationMiddleware>;
+
+/// Whose requests are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Client {
+    Address(IpAddr),
+    /// By its position in the configuration.
+    Token(usize),
+}
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -50,12 +58,19 @@ impl ClientLimit {
         })
     }
 
-    /// Counts a request; answers the headers that tell what is left.
+    /// Counts a request against its token, or against its address while auth is off; answers the headers that tell what
+    /// is left.
     ///
     /// # Errors
     /// 429.
-    pub fn check(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Result<HeaderMap, Refusal> {
-        let Some(client) = self.client(peer, headers) else { return Ok(HeaderMap::new()) };
+    pub fn check(
+        &self,
+        token: Option<usize>,
+        peer: Option<SocketAddr>,
+        headers: &HeaderMap,
+    ) -> Result<HeaderMap, Refusal> {
+        let address = || self.address(peer, headers).map(Client::Address);
+        let Some(client) = token.map(Client::Token).or_else(address) else { return Ok(HeaderMap::new()) };
         match self.limiter.check_key(&client) {
             Ok(state) => {
                 let left = state.remaining_burst_capacity();
@@ -84,7 +99,7 @@ impl ClientLimit {
         headers
     }
 
-    fn client(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+    fn address(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<IpAddr> {
         let forwarded = || {
             let last = headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
             last.rsplit(',').next()?.trim().parse::<IpAddr>().ok()
@@ -120,26 +135,38 @@ mod tests {
     fn the_limit_is_per_client_and_says_when_to_return() {
         let limit = limit(false);
         let none = HeaderMap::new();
-        let first = limit.check(peer("10.0.0.1"), &none).unwrap();
+        let first = limit.check(None, peer("10.0.0.1"), &none).unwrap();
         assert_eq!(first["ratelimit-policy"], "\"client\";q=2;w=2");
         assert_eq!(first["ratelimit"], "\"client\";r=1;t=1");
-        assert!(limit.check(peer("10.0.0.1"), &none).is_ok());
-        let refused = limit.check(peer("10.0.0.1"), &none).unwrap_err().into_response();
+        assert!(limit.check(None, peer("10.0.0.1"), &none).is_ok());
+        let refused = limit.check(None, peer("10.0.0.1"), &none).unwrap_err().into_response();
         assert_eq!(refused.status(), 429);
         assert_eq!(refused.headers()["retry-after"], "1");
         assert!(refused.headers().contains_key("ratelimit"));
-        assert!(limit.check(peer("10.0.0.2"), &none).is_ok());
+        assert!(limit.check(None, peer("10.0.0.2"), &none).is_ok());
     }
 
     #[test]
     fn one_host_is_one_client() {
         let none = HeaderMap::new();
         let limit = limit(true);
-        assert_eq!(limit.client(peer("2001:db8::1"), &none), limit.client(peer("2001:db8::2"), &none));
-        assert_eq!(limit.client(peer("::ffff:10.0.0.1"), &none), limit.client(peer("10.0.0.1"), &none));
+        assert_eq!(limit.address(peer("2001:db8::1"), &none), limit.address(peer("2001:db8::2"), &none));
+        assert_eq!(limit.address(peer("::ffff:10.0.0.1"), &none), limit.address(peer("10.0.0.1"), &none));
         let mut forwarded = HeaderMap::new();
         forwarded.insert("x-forwarded-for", HeaderValue::from_static("6.6.6.6, 10.0.0.9"));
-        assert_eq!(limit.client(peer("10.0.0.1"), &forwarded), Some("10.0.0.9".parse().unwrap()));
+        assert_eq!(limit.address(peer("10.0.0.1"), &forwarded), Some("10.0.0.9".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_token_is_one_client_wherever_it_comes_from() {
+        let limit = limit(false);
+        let none = HeaderMap::new();
+        for address in ["10.0.0.1", "10.0.0.2"] {
+            assert!(limit.check(Some(0), peer(address), &none).is_ok());
+        }
+        assert_eq!(limit.check(Some(0), peer("10.0.0.3"), &none).unwrap_err().status(), 429);
+        assert!(limit.check(Some(1), peer("10.0.0.3"), &none).is_ok());
+        assert!(limit.check(None, peer("10.0.0.3"), &none).is_ok());
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub async fn run_with(
     let forwarder = Forwarder::start(config.nodes.clone(), settings(&config), &tasks, &stop);
     let app = Arc::new(App::new(config, forwarder));
     tasks.spawn(upkeep(Arc::clone(&app), stop.clone()));
-    info!(%bound, nodes = ?app.config.nodes, "router listens");
+    info!(%bound, auth = app.auth.is_on(), nodes = ?app.config.nodes, "router listens");
     on_bound(bound);
     let served = serve(&app, tcp, shutdown).await;
     stop.cancel();

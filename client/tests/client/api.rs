@@ -327,12 +327,28 @@ async fn a_session_carries_all_that_it_saw() {
 #[tokio::test]
 async fn the_token_is_sent_and_not_shown() {
     let router = Scripted::start([ok(200, "\"1\"", ANN)]).await;
-    let client = Client::builder().router(router.url()).token("s3cret").build().unwrap();
+    let client = Client::builder().router(router.url()).bearer_token("s3cret").build().unwrap();
     client.collection::<User>("users").get("1").await.unwrap();
     assert_eq!(router.only().header("authorization"), Some("Bearer s3cret"));
     assert!(!format!("{client:?}").contains("s3cret"));
     let error = client.raw("users").get("1").await.unwrap_err();
     assert!(!format!("{error:?}").contains("s3cret"));
+}
+
+#[tokio::test]
+async fn a_token_that_is_bad_or_lacks_the_right_is_an_error_of_its_own_and_not_sent_again() {
+    let not_applied = |kind| problem(kind, Outcome::NotApplied);
+    for (kind, status) in [(ProblemType::Unauthorized, 401), (ProblemType::Forbidden, 403)] {
+        let router = Scripted::start([not_applied(kind)]).await;
+        let error = router.client().collection("users").put("1", &ann()).await.unwrap_err();
+        match (&error, status) {
+            (Error::Unauthorized(_), 401) | (Error::Forbidden(_), 403) => {}
+            _ => panic!("{error:?}"),
+        }
+        assert_eq!((error.status(), error.outcome()), (Some(status), Outcome::NotApplied));
+        assert!(!error.is_retryable() && error.retry_after().is_none());
+        router.only();
+    }
 }
 
 #[tokio::test]

@@ -212,7 +212,7 @@ fn arguments(url: &str, file: PathBuf) -> ImportArgs {
         concurrency: 4,
         create: false,
         no_create: false,
-        target: crate::cli::Target { router: url.to_owned() },
+        target: crate::cli::Target { router: url.to_owned(), token: None },
     }
 }
 

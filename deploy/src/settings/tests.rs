@@ -94,6 +94,7 @@ fn variables_of_the_command_line_and_of_other_services_are_no_settings() {
     let sources = Sources {
         environment: environment(&[
             ("BOROUGH_ROUTER", "http://127.0.0.1:8080"),
+            ("BOROUGH_TOKEN", "t"),
             ("BOROUGH_LOG", "debug"),
             ("BOROUGH_LOG_FORMAT", "json"),
             ("BOROUGH_REQUEST_TIMEOUT", "1s"),
@@ -104,6 +105,37 @@ fn variables_of_the_command_line_and_of_other_services_are_no_settings() {
     };
     let config: Config = load(&sources).unwrap();
     assert_eq!(config.data_dir, Path::new("17"), "a text stays a text even when it looks like a number");
+}
+
+#[test]
+fn tokens_are_taken_from_the_file_and_all_their_faults_are_reported() {
+    let good =
+        format!("[[auth.tokens]]\nname = \"a\"\nsha256 = \"{}\"\nrights = [\"read\"]\n", "a".repeat(64));
+    let nodes = "nodes = [\"a:1\"]\n";
+    let load_text = |text: &str| {
+        let (_dir, path) = file(text);
+        load::<borough_router::Config>(&Sources { file: Some(path), ..Sources::default() })
+    };
+    let config = load_text(&format!("{nodes}{good}")).unwrap();
+    assert_eq!((config.auth.tokens.len(), config.auth.tokens[0].name.as_str()), (1, "a"));
+    let bad =
+        "[[auth.tokens]]\nsha256 = \"token\"\nrights = [\"reed\", \"admin\"]\ncollections = [\"users\"]\n";
+    let error = load_text(&format!("{nodes}{good}{bad}{good}[limits]\nrequests-max = 0\n")).unwrap_err();
+    for key in [
+        "auth.tokens[1].name",
+        "auth.tokens[1].sha256",
+        "auth.tokens[1].rights[0]",
+        "auth.tokens[1].collections",
+        "auth.tokens[2].name",
+        "auth.tokens[2].sha256",
+        "limits.requests-max",
+    ] {
+        let fault = error.faults.iter().find(|fault| fault.key == key);
+        assert!(fault.is_some_and(|fault| fault.origin.ends_with("node.toml")), "{key}: {error}");
+    }
+    assert_eq!(error.faults.len(), 7, "{error}");
+    let secret = format!("{nodes}{good}token = \"s\"\n");
+    assert!(load_text(&secret).unwrap_err().to_string().contains("unknown setting"), "{secret}");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::app::App;
+use crate::auth::{Caller, Right};
 use crate::http::answer::Trace;
 use crate::http::body;
 use crate::http::headers::{self, CacheControl};
@@ -25,6 +26,7 @@ pub struct Call<'a> {
     pub app: &'a App,
     pub head: &'a Parts,
     pub arrived: Instant,
+    pub caller: Caller<'a>,
     /// When the caller must have its answer; the same for every hop (I8).
     pub deadline: Instant,
     session: Option<Session>,
@@ -34,11 +36,19 @@ pub struct Call<'a> {
 impl<'a> Call<'a> {
     /// # Errors
     /// 400 for a malformed header.
-    pub fn new(app: &'a App, head: &'a Parts, arrived: Instant) -> Result<Self, Refusal> {
+    pub fn new(app: &'a App, head: &'a Parts, arrived: Instant, caller: Caller<'a>) -> Result<Self, Refusal> {
         let timeout = headers::timeout(&head.headers, app.config.request_timeout)?;
         let session = headers::session(&head.headers)?;
         let cache = CacheControl::read(&head.headers)?;
-        Ok(Self { app, head, arrived, deadline: arrived + timeout, session, cache })
+        Ok(Self { app, head, arrived, caller, deadline: arrived + timeout, session, cache })
+    }
+
+    /// Whether the caller may use `right` on a collection that its path does not name.
+    ///
+    /// # Errors
+    /// 403.
+    pub fn may(&self, right: Right, collection: &str) -> Result<(), Refusal> {
+        self.caller.may(right, Some(collection)).map_err(|denied| self.app.deny(denied))
     }
 
     /// The cluster map, waiting for the first one if need be.

@@ -14,6 +14,7 @@ use super::batch_get::check_count;
 use super::batch_write::{precondition, raw_bytes, ttl};
 use super::call::{Call, check_sort, collection, require_precondition, shard_of};
 use super::settle::{Named, settle};
+use crate::auth::Right;
 use crate::http::answer::json_value;
 use crate::http::json::{Object, TransactBody, parse};
 use crate::http::path::check_key;
@@ -29,6 +30,10 @@ pub async fn transact(call: &Call<'_>, body: Body, id: &str) -> Result<Response,
     let body = call.body(body, BATCH_BYTES_MAX, &["application/json"]).await?;
     let request: TransactBody = parse(&body)?;
     check_count("ops", request.ops.len())?;
+    for (position, Object(op)) in request.ops.iter().enumerate() {
+        let allowed = call.may(Right::Write, &op.collection);
+        allowed.map_err(|refusal| refusal.detail(&format!("ops[{position}]")).op(position))?;
+    }
     let mut map = call.map().await?;
     for (position, Object(op)) in request.ops.iter().enumerate() {
         if map.collection(&op.collection).is_none() {

@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::call::{Call, require_precondition, shard_of};
 use super::settle::{Named, settle};
+use crate::auth::Right;
 use crate::http::answer::{empty, json, put_etag, put_expires};
 use crate::http::headers::{Conditions, content_type, idempotency_key};
 use crate::http::path::{check_key, escape};
@@ -174,6 +175,8 @@ async fn run(call: &Call<'_>, edit: Edit<'_>) -> Result<Response, Refusal> {
         let document = match put {
             Some(put) => Some(present(&edit.id, sort, put.flags, &put.document)),
             None if status == 204 => None,
+            // The merged document shows what was there before: not to a caller who may only write.
+            None if !call.caller.has(Right::Read) => None,
             None => Some(present(&edit.id, sort, reply.flags, &reply.document)),
         };
         done(status, document, &reply, edit.create.then_some(named))
@@ -187,8 +190,11 @@ async fn run(call: &Call<'_>, edit: Edit<'_>) -> Result<Response, Refusal> {
 
 fn done(status: u16, document: Option<Bytes>, reply: &wire::OpReply, created: Option<Named<'_>>) -> Response {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
-    let Some(document) = document else { return empty(status) };
-    let mut response = json(status, document);
+    let mut response = match document {
+        None if status == StatusCode::NO_CONTENT => return empty(status),
+        None => empty(status),
+        Some(document) => json(status, document),
+    };
     let headers = response.headers_mut();
     put_etag(headers, reply.version);
     put_expires(headers, reply.expires_ms);

@@ -1,5 +1,6 @@
 //! The REST API against a node that keeps documents in memory.
 
+mod auth;
 mod batches;
 mod documents;
 mod fake;

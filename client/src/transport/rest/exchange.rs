@@ -95,6 +95,7 @@ fn next(error: &Error, write: bool, repeatable: bool) -> Next {
         | Error::Conflict(_)
         | Error::Invalid(_)
         | Error::IdempotencyKeyReused(_)
+        | Error::Unauthorized(_)
         | Error::Forbidden(_)
         | Error::Unavailable { .. }
         | Error::Unknown(_)
@@ -334,6 +335,8 @@ mod tests {
             (refused(ProblemType::PreconditionFailed, NotApplied), Next::Stop, Next::Stop),
             (refused(ProblemType::IdempotencyKeyReused, NotApplied), Next::Stop, Next::Stop),
             (refused(ProblemType::BadRequest, NotApplied), Next::Stop, Next::Stop),
+            (refused(ProblemType::Unauthorized, NotApplied), Next::Stop, Next::Stop),
+            (refused(ProblemType::Forbidden, NotApplied), Next::Stop, Next::Stop),
         ];
         for (error, with_key, without) in table {
             assert_eq!(next(&error, true, true), with_key, "{error}");
