@@ -13,6 +13,8 @@ pub mod http_api;
 pub mod id;
 pub mod key;
 pub mod limits;
+#[cfg(feature = "openapi")]
+pub mod openapi;
 pub mod session;
 
 /// The generated protobuf messages and gRPC services of `proto/borough/v1`.

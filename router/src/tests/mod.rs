@@ -1,6 +1,7 @@
 //! The REST API against a node that keeps documents in memory.
 
 mod batches;
+mod description;
 mod documents;
 mod fake;
 mod lists;
@@ -24,7 +25,7 @@ use fake::FakeNode;
 
 /// A router and its node. Both end with the test's runtime.
 struct World {
-    app: App,
+    app: Arc<App>,
     node: FakeNode,
 }
 
@@ -58,7 +59,7 @@ impl World {
         config.request_timeout = Duration::from_secs(5);
         let settings = ForwardSettings { attempt: Duration::from_millis(500), ..ForwardSettings::default() };
         let forwarder = Forwarder::start(vec![addr], settings, &tasks, &stop);
-        Self { app: App::new(config, Arc::clone(&forwarder)), node }
+        Self { app: Arc::new(App::new(config, forwarder)), node }
     }
 
     async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Reply {
