@@ -300,10 +300,23 @@ pub struct OperationStatus {
     pub bytes_total: u64,
 }
 
+/// Why a text is no time to live.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a duration such as \"3600s\", more than 0 and at most {}s", crate::limits::TTL_MAX.as_secs())]
+pub struct TtlError {
+    text: String,
+    /// The bound in seconds, when the text is a duration that is not within it.
+    pub limit: Option<u64>,
+}
+
 /// Reads a time to live: a number of seconds with `s`, at most three decimals (AIP-142), as milliseconds.
-pub fn parse_ttl(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// [`TtlError`].
+pub fn parse_ttl(text: &str) -> Result<u64, TtlError> {
     let limit = crate::limits::TTL_MAX.as_secs();
-    let bad = || format!("{text:?} is not a duration such as \"3600s\", more than 0 and at most {limit}s");
+    let bad = || TtlError { text: text.to_owned(), limit: None };
+    let out = || TtlError { text: text.to_owned(), limit: Some(limit) };
     let number = text.strip_suffix('s').ok_or_else(bad)?;
     let (seconds, decimals) = number.split_once('.').unwrap_or((number, ""));
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
@@ -315,10 +328,10 @@ pub fn parse_ttl(text: &str) -> Result<u64, String> {
     {
         return Err(bad());
     }
-    let seconds: u64 = seconds.parse().map_err(|_| bad())?;
+    let seconds: u64 = seconds.parse().map_err(|_| out())?;
     let millis: u64 = format!("{decimals:0<3}").parse().map_err(|_| bad())?;
-    let total = seconds.checked_mul(1000).and_then(|ms| ms.checked_add(millis)).ok_or_else(bad)?;
-    if total == 0 || total > limit * 1000 { Err(bad()) } else { Ok(total) }
+    let total = seconds.checked_mul(1000).and_then(|ms| ms.checked_add(millis)).ok_or_else(out)?;
+    if total == 0 || total > limit * 1000 { Err(out()) } else { Ok(total) }
 }
 
 /// The form that [`parse_ttl`] reads.
@@ -357,7 +370,11 @@ mod tests {
         for text in
             ["", "s", "0s", "-1s", "1", "1m", "1.s", ".5s", "1.2345s", "99999999999999999999s", "+1s", "1e3s"]
         {
-            assert!(parse_ttl(text).is_err(), "{text}");
+            let error = parse_ttl(text).unwrap_err();
+            let bound =
+                matches!(text, "0s" | "99999999999999999999s").then(|| crate::limits::TTL_MAX.as_secs());
+            assert_eq!(error.limit, bound, "{text}");
+            assert!(error.to_string().contains(text), "{error}");
         }
     }
 

@@ -54,7 +54,7 @@ pub async fn change(
     let params: &[Param] = if *method == Method::DELETE { &[] } else { &[Param::Ttl] };
     let query = Query::parse(call.head.uri.query(), params)?;
     let conditions = Conditions::read(&call.head.headers)?;
-    require_precondition(info, !conditions.is_empty())?;
+    require_precondition(info, !conditions.is_empty(), "if-match")?;
     let mut ttl_ms = query.ttl_ms;
     let (action, bytes) = if *method == Method::PUT {
         let document = call.body(body, DOCUMENT_BYTES_MAX, JSON).await?;

@@ -6,6 +6,7 @@ mod documents;
 mod fake;
 mod lists;
 mod process;
+mod refusals;
 
 use std::sync::Arc;
 use std::time::Duration;
