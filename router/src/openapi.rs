@@ -58,7 +58,9 @@ async fn as_every_answer(request: Request, next: Next) -> Response {
         title = "Borough",
         description = "Sharded, replicated JSON documents with the cache inside. Reads are linearizable unless the request \
             allows staleness. Every error is application/problem+json and says in `outcome` whether a write took effect. \
-            What answers `GET` answers `HEAD` too.",
+            What answers `GET` answers `HEAD` too. A target longer than 64 KiB (414) and a head of more than 100 fields or \
+            about 400 KiB (431) are refused before they are read to their end: with the status alone, no problem and no \
+            request id; nothing was applied.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     tags(
