@@ -170,6 +170,9 @@ async fn bad_queries(http: &Http) -> anyhow::Result<()> {
             "unnamed: {problem:?}"
         );
     }
+    let answer = http.put(&query("foo=1"), &json!({})).send().await?;
+    let shard = http.get(path).send().await?.need("borough-shard")?.to_owned();
+    check_eq!(answer.need("borough-shard")?, shard, "the shard of a refusal");
     for size in ["0", "-1", "abc", "1.5", "1001", "99999999999999999999"] {
         let problem = http.get(&format!("/v1/users?pageSize={size}")).refused(P::BadParameter).await;
         let problem = problem.with_context(|| format!("pageSize={size}"))?;

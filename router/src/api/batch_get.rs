@@ -76,6 +76,7 @@ pub async fn batch_get(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Re
                 }
             }
             Err(error) => {
+                trace.note_failed(&error);
                 let problem = Refusal::from(error).into_problem();
                 for position in positions {
                     if let Some(slot) = got.get_mut(position) {

@@ -68,8 +68,9 @@ pub async fn batch_write(call: &Call<'_>, body: Body, info: &CollectionInfo) -> 
         (positions, call.app.forwarder.write(shard, units, call.deadline).await)
     });
     for (positions, answer) in join_all(writes).await {
-        if let Ok(answer) = &answer {
-            trace.note(answer);
+        match &answer {
+            Ok(answer) => trace.note(answer),
+            Err(error) => trace.note_failed(error),
         }
         fill(info, &mut items, positions, answer);
     }

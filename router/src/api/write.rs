@@ -112,12 +112,12 @@ pub async fn create(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Resul
         }
     };
     check_key(&id, "id", ID_BYTES_MAX)?;
-    if let Some(sort) = &sort {
-        check_key(sort, "sort", SORT_BYTES_MAX)?;
-    }
-    let flags = flags(&inspected, &id, sort.as_deref())?;
+    let sort_checked = sort.as_ref().map_or(Ok(()), |sort| check_key(sort, "sort", SORT_BYTES_MAX));
+    let flags = sort_checked.and_then(|()| Ok(flags(&inspected, &id, sort.as_deref())?));
+    let flags = flags.map_err(|refusal| call.app.concerning(&id, refusal))?;
     let ttl = query.ttl_ms.unwrap_or(0).to_le_bytes();
-    let idempotency = call.idempotency(0, &[info.name.as_bytes(), &ttl, &document])?;
+    let idempotency = call.idempotency(0, &[info.name.as_bytes(), &ttl, &document]);
+    let idempotency = idempotency.map_err(|refusal| call.app.concerning(&id, refusal))?;
     let edit = Edit {
         info,
         id,

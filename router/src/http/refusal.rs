@@ -135,6 +135,9 @@ impl From<ForwardError> for Refusal {
         refusal
             .headers_mut()
             .insert(HeaderName::from_static(names::SHARD), HeaderValue::from(error.shard.get()));
+        if let Some(node) = error.node {
+            refusal.headers_mut().insert(HeaderName::from_static(names::NODE), HeaderValue::from(node.get()));
+        }
         match error.retry_after {
             Some(pause) => refusal.retry_after(pause),
             None if unknown => refusal.retry_after(RETRY_AFTER_DEFAULT),
@@ -174,7 +177,7 @@ impl From<TtlError> for Refusal {
 
 #[cfg(test)]
 mod tests {
-    use borough_proto::ShardId;
+    use borough_proto::{NodeId, ShardId};
 
     use super::*;
 
@@ -194,6 +197,7 @@ mod tests {
             for outcome in [Outcome::NotApplied, Outcome::Unknown] {
                 let error = ForwardError {
                     shard: ShardId(3),
+                    node: Some(NodeId(2)),
                     why,
                     outcome,
                     detail: "x".to_owned(),
@@ -209,6 +213,7 @@ mod tests {
                 }
                 assert_eq!(response.headers()["content-type"], "application/problem+json");
                 assert_eq!(response.headers()["borough-shard"], "3");
+                assert_eq!(response.headers()["borough-node"], "2");
             }
         }
     }

@@ -10,8 +10,16 @@ const ALL: &[(&str, &str)] = &[
     ("ETag", "The document's version; never repeats for one key."),
     ("Borough-Session", "What this answer saw."),
     ("Borough-Expires", "When the document expires, RFC 3339."),
-    ("Borough-Shard", "The shard, or shards, that answered."),
-    ("Borough-Node", "The node, or nodes, that answered."),
+    (
+        "Borough-Shard",
+        "The shard, or shards, that the answer concerns, also when it is a refusal. Absent where none is concerned: in the \
+            control plane, and where a request is refused before an id is known or has several of which none was asked for.",
+    ),
+    (
+        "Borough-Node",
+        "The node, or nodes, that answered. Absent where the router answered by itself, as it does for malformed requests, \
+            and where no node could be reached.",
+    ),
     ("Cache-Status", "`borough; hit` or `borough; fwd=miss` (RFC 9211)."),
     ("X-Request-Id", "The caller's own, or a new one."),
     ("Location", "Where the new document, or the page, is."),

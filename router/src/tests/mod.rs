@@ -4,6 +4,7 @@ mod batches;
 mod description;
 mod documents;
 mod fake;
+mod headers;
 mod lists;
 mod process;
 mod refusals;
