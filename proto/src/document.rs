@@ -4,12 +4,14 @@
 //! added when it is shown, so reading parses no JSON and `export` can give back what was imported.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
 use crate::limits;
+use crate::place::place;
 
 /// The body has no `"id"` of its own: add one when it is shown.
 pub const DOCUMENT_ADD_ID: u32 = 1;
@@ -22,7 +24,13 @@ pub enum DocumentError {
     #[error("the document has {bytes} bytes; the limit is {}", limits::DOCUMENT_BYTES_MAX)]
     TooLarge { bytes: usize },
     #[error("malformed JSON: {reason}")]
-    Malformed { reason: String },
+    Malformed {
+        reason: String,
+        /// Where, if not at the top.
+        field: Option<String>,
+        /// The limit that was passed, if it is one.
+        limit: Option<usize>,
+    },
     #[error("the document must be a JSON object, not {found}")]
     NotAnObject { found: &'static str },
     #[error("field `{field}` must be a string or an integer, not {found}")]
@@ -75,8 +83,7 @@ pub fn inspect(body: &[u8]) -> Result<Inspected<'_>, DocumentError> {
 /// [`DocumentError`] but never `TooLarge`.
 pub fn inspect_unbounded(body: &[u8]) -> Result<Inspected<'_>, DocumentError> {
     // serde_json does not check UTF-8 in strings that it skips, so check all of it first.
-    let text = std::str::from_utf8(body)
-        .map_err(|error| DocumentError::Malformed { reason: format!("not UTF-8: {error}") })?;
+    let text = std::str::from_utf8(body).map_err(|error| malformed(format!("not UTF-8: {error}")))?;
     let first = text.trim_start_matches([' ', '\t', '\r', '\n']).as_bytes().first();
     match first {
         Some(b'{') => {}
@@ -85,19 +92,42 @@ pub fn inspect_unbounded(body: &[u8]) -> Result<Inspected<'_>, DocumentError> {
         Some(b't' | b'f') => return Err(DocumentError::NotAnObject { found: "a boolean" }),
         Some(b'n') => return Err(DocumentError::NotAnObject { found: "null" }),
         Some(b'-' | b'0'..=b'9') => return Err(DocumentError::NotAnObject { found: "a number" }),
-        Some(_) => return Err(DocumentError::Malformed { reason: "expected `{` at the start".to_owned() }),
-        None => return Err(DocumentError::Malformed { reason: "the body is empty".to_owned() }),
+        Some(_) => return Err(malformed("expected `{` at the start")),
+        None => return Err(malformed("the body is empty")),
     }
+    let too_deep = Cell::new(false);
     let mut json = serde_json::Deserializer::from_str(text);
-    let malformed = |error: serde_json::Error| DocumentError::Malformed { reason: error.to_string() };
-    let inspected = json.deserialize_map(TopLevel).map_err(malformed)?;
-    json.end().map_err(malformed)?;
+    let walked = json.deserialize_map(TopLevel { too_deep: &too_deep });
+    let inspected = walked.map_err(|error| DocumentError::Malformed {
+        reason: error.to_string(),
+        field: fault(text),
+        limit: too_deep.get().then_some(limits::DOCUMENT_DEPTH_MAX),
+    })?;
+    json.end().map_err(|error| malformed(error.to_string()))?;
     Ok(inspected)
 }
 
-struct TopLevel;
+fn malformed(reason: impl Into<String>) -> DocumentError {
+    DocumentError::Malformed { reason: reason.into(), field: None, limit: None }
+}
 
-impl<'de> Visitor<'de> for TopLevel {
+/// Where in `text` the walk fails. A walk of its own, so that documents without fault pay nothing for it.
+fn fault(text: &str) -> Option<String> {
+    let (mut track, too_deep) = (serde_path_to_error::Track::new(), Cell::new(false));
+    let mut json = serde_json::Deserializer::from_str(text);
+    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+    tracked.deserialize_map(TopLevel { too_deep: &too_deep }).err()?;
+    let place = place(&track.path())?;
+    // Of what is nested too deep the top is enough to go by.
+    let top = place.split(['.', '[']).next().filter(|_| too_deep.get()).map(str::to_owned);
+    Some(top.unwrap_or(place))
+}
+
+struct TopLevel<'c> {
+    too_deep: &'c Cell<bool>,
+}
+
+impl<'de> Visitor<'de> for TopLevel<'_> {
     type Value = Inspected<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,16 +141,26 @@ impl<'de> Visitor<'de> for TopLevel {
                 "id" => &mut inspected.id,
                 "sort" => &mut inspected.sort,
                 _ => {
-                    map.next_value_seed(Checked { depth: 2 })?;
+                    map.next_value_seed(Checked { depth: 2, too_deep: self.too_deep })?;
                     continue;
                 }
             };
             if !slot.is_absent() {
-                return Err(A::Error::custom(format_args!("field `{field}` appears twice")));
+                map.next_value_seed(Twice(&field))?;
             }
-            *slot = map.next_value_seed(Key)?;
+            *slot = map.next_value_seed(Key { too_deep: self.too_deep })?;
         }
         Ok(inspected)
+    }
+}
+
+/// A value whose field was given before.
+struct Twice<'f>(&'f str);
+
+impl<'de> DeserializeSeed<'de> for Twice<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, _: D) -> Result<(), D::Error> {
+        Err(D::Error::custom(format_args!("field `{}` appears twice", self.0)))
     }
 }
 
@@ -148,27 +188,30 @@ impl<'de> Visitor<'de> for Text {
 }
 
 /// Walks a value to its end, so that everything in it is known to be well formed.
-struct Checked {
+struct Checked<'c> {
     depth: usize,
+    /// Set when that is what fails.
+    too_deep: &'c Cell<bool>,
 }
 
-impl Checked {
+impl Checked<'_> {
     fn inner<E: serde::de::Error>(&self) -> Result<Self, E> {
         if self.depth > limits::DOCUMENT_DEPTH_MAX {
+            self.too_deep.set(true);
             return Err(E::custom(format_args!("nested deeper than {} levels", limits::DOCUMENT_DEPTH_MAX)));
         }
-        Ok(Self { depth: self.depth + 1 })
+        Ok(Self { depth: self.depth + 1, too_deep: self.too_deep })
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Checked {
+impl<'de> DeserializeSeed<'de> for Checked<'_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Checked {
+impl<'de> Visitor<'de> for Checked<'_> {
     type Value = ();
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
@@ -204,16 +247,18 @@ impl<'de> Visitor<'de> for Checked {
 }
 
 /// A value that may name a document.
-struct Key;
+struct Key<'c> {
+    too_deep: &'c Cell<bool>,
+}
 
-impl<'de> DeserializeSeed<'de> for Key {
+impl<'de> DeserializeSeed<'de> for Key<'_> {
     type Value = KeyField<'de>;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Key {
+impl<'de> Visitor<'de> for Key<'_> {
     type Value = KeyField<'de>;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
@@ -240,11 +285,11 @@ impl<'de> Visitor<'de> for Key {
         Ok(KeyField::Other("null"))
     }
     fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
-        Checked { depth: 2 }.visit_seq(seq)?;
+        Checked { depth: 2, too_deep: self.too_deep }.visit_seq(seq)?;
         Ok(KeyField::Other("an array"))
     }
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-        Checked { depth: 2 }.visit_map(map)?;
+        Checked { depth: 2, too_deep: self.too_deep }.visit_map(map)?;
         Ok(KeyField::Other("an object"))
     }
 }
@@ -376,6 +421,33 @@ mod tests {
         assert!(inspect(nested(limits::DOCUMENT_DEPTH_MAX - 1).as_bytes()).is_ok());
         let error = inspect(nested(limits::DOCUMENT_DEPTH_MAX + 1).as_bytes()).unwrap_err();
         assert!(error.to_string().contains("100 levels"), "{error}");
+        let (field, limit) = (Some("a".to_owned()), Some(limits::DOCUMENT_DEPTH_MAX));
+        assert!(
+            matches!(error, DocumentError::Malformed { field: f, limit: l, .. } if (&f, l) == (&field, limit))
+        );
+    }
+
+    #[test]
+    fn the_place_of_a_fault_is_named() {
+        let long = format!("{{\"{}\":}}", "k".repeat(300));
+        for (body, place) in [
+            (r#"{"a":{"b":[1,{"c":1e999}]}}"#, Some("a.b[1].c")),
+            (r#"{"a":[1,,2]}"#, Some("a[1]")),
+            (r#"{"a":"\ud800"}"#, Some("a")),
+            (r#"{"id":{"a":nul}}"#, Some("id.a")),
+            (r#"{"id":"a","id":"b"}"#, Some("id")),
+            ("{}x", None),
+            ("", None),
+            ("{", None),
+            (&long, None),
+        ] {
+            match inspect(body.as_bytes()) {
+                Err(DocumentError::Malformed { field, limit: None, .. }) => {
+                    assert_eq!(field.as_deref(), place, "{body}")
+                }
+                other => panic!("{body}: {other:?}"),
+            }
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::wire;
 
 /// Whether a write took effect (I9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// Nothing was changed, and nothing will be.
@@ -107,23 +108,29 @@ impl wire::Fault {
 
 /// `application/problem+json` (RFC 9457) with Borough's `outcome`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// A URN of [`ProblemType`].
+    #[cfg_attr(feature = "openapi", schema(schema_with = crate::openapi::problem_types))]
     #[serde(rename = "type")]
     pub kind: String,
     pub title: String,
     /// The HTTP status code.
     pub status: u16,
     pub detail: String,
+    #[cfg_attr(feature = "openapi", schema(inline))]
     pub outcome: Outcome,
     /// The field, header or parameter at fault, when it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, required = false))]
     pub field: Option<String>,
     /// The limit that was passed, when it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = u64, required = false))]
     pub limit: Option<u64>,
     /// `:transact`: position of the operation that failed, from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = u32, required = false))]
     pub op: Option<u32>,
 }
 

@@ -24,6 +24,7 @@ pub mod headers {
 
 /// Options of a collection, as `PUT /admin/v1/collections/{name}` takes and answers them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct CollectionOptions {
     pub sort_key: bool,
@@ -34,6 +35,7 @@ pub struct CollectionOptions {
 
 /// A collection as it is answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Collection {
     pub name: String,
@@ -55,29 +57,36 @@ impl From<&wire::CollectionInfo> for Collection {
 
 /// `GET /admin/v1/collections`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CollectionList {
     pub items: Vec<Collection>,
 }
 
 /// A page of documents.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Page {
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<crate::openapi::Document>))]
     pub items: Vec<Box<RawValue>>,
     /// Absent on the last page.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, required = false))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_page_token: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct BatchGetRequest {
     /// Ids; in a sorted collection objects `{"id","sort"}`.
+    #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 100))]
     pub ids: Vec<BatchKey>,
 }
 
 /// One key of a `:batchGet`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub enum BatchKey {
     Id(String),
@@ -85,13 +94,16 @@ pub enum BatchKey {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct BatchWriteRequest {
+    #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 100))]
     pub writes: Vec<BatchWrite>,
 }
 
 /// One write of a `:batchWrite`; exactly one of the fields is set.
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum BatchWrite {
     Put(BatchPut),
@@ -100,11 +112,13 @@ pub enum BatchWrite {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BatchPut {
     pub id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sort: Option<String>,
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Document))]
     pub document: Box<RawValue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_match: Option<String>,
@@ -115,11 +129,13 @@ pub struct BatchPut {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BatchPatch {
     pub id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sort: Option<String>,
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Document))]
     pub merge: Box<RawValue>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub if_match: Option<String>,
@@ -128,6 +144,7 @@ pub struct BatchPatch {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BatchDelete {
     pub id: String,
@@ -139,42 +156,53 @@ pub struct BatchDelete {
 
 /// Answer of `:batchGet`, `:batchWrite` and `:transact`: a status for each item, in request order.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BatchReply {
     pub items: Vec<BatchItem>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct BatchItem {
     pub id: String,
+    #[cfg_attr(feature = "openapi", schema(value_type = String, required = false))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sort: Option<String>,
     /// The status code that the same call alone would have answered.
     pub status: u16,
+    #[cfg_attr(feature = "openapi", schema(value_type = String, required = false))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::openapi::Document, required = false))]
     pub document: Option<Box<RawValue>>,
     /// Set when the item failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = crate::error::Problem, required = false))]
     pub problem: Option<Box<crate::error::Problem>>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TransactRequest {
+    #[cfg_attr(feature = "openapi", schema(min_items = 1, max_items = 100))]
     pub ops: Vec<TransactOp>,
 }
 
 /// One operation of a `:transact`; exactly one of `put`, `patch`, `delete`, `check` is set.
 #[derive(Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TransactOp {
     pub collection: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sort: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Document>))]
     pub put: Option<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<crate::openapi::Document>))]
     pub patch: Option<Box<RawValue>>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub delete: bool,
@@ -190,6 +218,7 @@ pub struct TransactOp {
 
 /// The status document (`GET /admin/v1/cluster`).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterStatus {
     pub cluster_id: String,
@@ -197,10 +226,13 @@ pub struct ClusterStatus {
     pub replication_factor: u32,
     pub nodes: Vec<NodeStatus>,
     pub shards: Vec<ShardStatus>,
+    /// Empty: there are no operations yet.
+    #[cfg_attr(feature = "openapi", schema(max_items = 0))]
     pub operations: Vec<OperationStatus>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStatus {
     pub id: u64,
@@ -208,6 +240,7 @@ pub struct NodeStatus {
     pub zone: String,
     pub version: String,
     /// `up`, `suspect`, `down`, `draining` or `removed`.
+    #[cfg_attr(feature = "openapi", schema(schema_with = crate::openapi::node_states))]
     pub state: String,
     pub replicas: u32,
     pub leaders: u32,
@@ -220,6 +253,7 @@ pub struct NodeStatus {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct CacheStatus {
     pub bytes: u64,
@@ -228,6 +262,7 @@ pub struct CacheStatus {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ShardStatus {
     pub id: u32,
@@ -241,6 +276,7 @@ pub struct ShardStatus {
     /// Nodes with a replica that is being caught up.
     pub learners: Vec<u64>,
     /// `healthy`, `moving`, `underReplicated` or `unavailable`.
+    #[cfg_attr(feature = "openapi", schema(schema_with = crate::openapi::shard_states))]
     pub state: String,
     pub keys: u64,
     pub bytes: u64,
@@ -250,6 +286,7 @@ pub struct ShardStatus {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct OperationStatus {
     pub id: String,
@@ -263,10 +300,23 @@ pub struct OperationStatus {
     pub bytes_total: u64,
 }
 
+/// Why a text is no time to live.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a duration such as \"3600s\", more than 0 and at most {}s", crate::limits::TTL_MAX.as_secs())]
+pub struct TtlError {
+    text: String,
+    /// The bound in seconds, when the text is a duration that is not within it.
+    pub limit: Option<u64>,
+}
+
 /// Reads a time to live: a number of seconds with `s`, at most three decimals (AIP-142), as milliseconds.
-pub fn parse_ttl(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// [`TtlError`].
+pub fn parse_ttl(text: &str) -> Result<u64, TtlError> {
     let limit = crate::limits::TTL_MAX.as_secs();
-    let bad = || format!("{text:?} is not a duration such as \"3600s\", more than 0 and at most {limit}s");
+    let bad = || TtlError { text: text.to_owned(), limit: None };
+    let out = || TtlError { text: text.to_owned(), limit: Some(limit) };
     let number = text.strip_suffix('s').ok_or_else(bad)?;
     let (seconds, decimals) = number.split_once('.').unwrap_or((number, ""));
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
@@ -278,10 +328,10 @@ pub fn parse_ttl(text: &str) -> Result<u64, String> {
     {
         return Err(bad());
     }
-    let seconds: u64 = seconds.parse().map_err(|_| bad())?;
+    let seconds: u64 = seconds.parse().map_err(|_| out())?;
     let millis: u64 = format!("{decimals:0<3}").parse().map_err(|_| bad())?;
-    let total = seconds.checked_mul(1000).and_then(|ms| ms.checked_add(millis)).ok_or_else(bad)?;
-    if total == 0 || total > limit * 1000 { Err(bad()) } else { Ok(total) }
+    let total = seconds.checked_mul(1000).and_then(|ms| ms.checked_add(millis)).ok_or_else(out)?;
+    if total == 0 || total > limit * 1000 { Err(out()) } else { Ok(total) }
 }
 
 /// The form that [`parse_ttl`] reads.
@@ -337,7 +387,11 @@ mod tests {
         for text in
             ["", "s", "0s", "-1s", "1", "1m", "1.s", ".5s", "1.2345s", "99999999999999999999s", "+1s", "1e3s"]
         {
-            assert!(parse_ttl(text).is_err(), "{text}");
+            let error = parse_ttl(text).unwrap_err();
+            let bound =
+                matches!(text, "0s" | "99999999999999999999s").then(|| crate::limits::TTL_MAX.as_secs());
+            assert_eq!(error.limit, bound, "{text}");
+            assert!(error.to_string().contains(text), "{error}");
         }
     }
 

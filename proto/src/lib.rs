@@ -13,6 +13,9 @@ pub mod http_api;
 pub mod id;
 pub mod key;
 pub mod limits;
+#[cfg(feature = "openapi")]
+pub mod openapi;
+pub mod place;
 pub mod session;
 
 /// The generated protobuf messages and gRPC services of `proto/borough/v1`.

@@ -23,7 +23,7 @@ use crate::auth::{self, Auth, Caller, Denied, Right};
 use crate::catalog::Catalog;
 use crate::cluster_calls::ClusterCalls;
 use crate::config::Config;
-use crate::http::answer::without_body;
+use crate::http::answer::{SHARD, without_body};
 use crate::http::headers::valid_request_id;
 use crate::http::path::Target;
 use crate::http::refusal::Refusal;
@@ -84,6 +84,7 @@ impl App {
         if head.method == Method::HEAD {
             response = without_body(response);
         }
+        self.name_shard(head.uri.path(), response.headers_mut());
         response.headers_mut().extend(extra);
         response.headers_mut().insert(REQUEST_ID, request_id(&head.headers));
         if self.draining.load(Ordering::Relaxed) {
@@ -92,6 +93,27 @@ impl App {
         }
         self.metrics.request(route, response.status(), arrived.elapsed());
         response
+    }
+
+    /// Names the shard of the id in the path, where no shard was asked: the request was refused before.
+    fn name_shard(&self, path: &str, headers: &mut HeaderMap) {
+        if headers.contains_key(SHARD) {
+            return;
+        }
+        if let Ok(Target::Document { id, .. } | Target::Item { id, .. } | Target::Transact { id }) =
+            Target::parse(path)
+            && let Some(shard) = self.forwarder.watch().map().shard_of_id(&id)
+        {
+            headers.insert(SHARD, HeaderValue::from(shard.id));
+        }
+    }
+
+    /// A refusal of a request whose body names the document.
+    pub fn concerning(&self, id: &str, mut refusal: Refusal) -> Refusal {
+        if let Some(shard) = self.forwarder.watch().map().shard_of_id(id) {
+            refusal.headers_mut().insert(SHARD, HeaderValue::from(shard.id));
+        }
+        refusal
     }
 
     async fn answer(

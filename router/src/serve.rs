@@ -1,4 +1,7 @@
 //! Binds, serves and drains.
+//!
+//! Heads that pass hyper's bounds never get here: it answers a target longer than 64 KiB with a bare 414, a head of more than
+//! 100 fields or some 400 KiB with a bare 431, and closes. The API's description says so.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -87,11 +90,10 @@ fn settings(config: &Config) -> ForwardSettings {
 }
 
 async fn serve(app: &Arc<App>, tcp: TcpListener, shutdown: CancellationToken) -> Result<(), RunError> {
-    let router: Router = openapi::router().fallback(handle).with_state(Arc::clone(app));
     let listener = BoundedListener::new(tcp, app.config.limits.connections_max);
     let accepting = CancellationToken::new();
     let graceful = accepting.clone();
-    let server = axum::serve(listener, router.into_make_service_with_connect_info::<Peer>())
+    let server = axum::serve(listener, service(app).into_make_service_with_connect_info::<Peer>())
         .with_graceful_shutdown(async move { graceful.cancelled().await });
     let drain = async {
         shutdown.cancelled().await;
@@ -113,6 +115,11 @@ async fn serve(app: &Arc<App>, tcp: TcpListener, shutdown: CancellationToken) ->
             Err(RunError::DrainTimeout { after: app.config.drain_timeout })
         }
     }
+}
+
+/// Everything that is served.
+pub fn service(app: &Arc<App>) -> Router {
+    openapi::router().fallback(handle).with_state(Arc::clone(app))
 }
 
 async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Response {

@@ -189,7 +189,7 @@ pub struct ExportArgs {
 }
 
 fn ttl(text: &str) -> Result<String, String> {
-    borough_proto::http_api::parse_ttl(text).map(|_| text.to_owned())
+    borough_proto::http_api::parse_ttl(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// Quotes are part of an entity tag, and shells take them off: both forms are understood.

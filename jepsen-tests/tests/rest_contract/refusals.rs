@@ -51,10 +51,12 @@ async fn bad_bodies(http: &Http) -> anyhow::Result<()> {
         let shown = String::from_utf8_lossy(body).chars().take(40).collect::<String>();
         for (method, path) in [(Method::PUT, path), (Method::PATCH, path), (Method::POST, "/v1/users")] {
             let answer = http.call(method.clone(), path).body(JSON, body.to_vec()).send().await?;
-            // A patch that is JSON but no object is well formed and cannot be applied.
-            let kinds = [P::MalformedJson, P::BadRequest, P::InvalidMerge];
-            let allowed = if method == Method::PATCH { &kinds[..] } else { &kinds[..2] };
-            answer.refused_as(allowed).with_context(|| format!("{method} with {shown:?}"))?;
+            let problem = answer.refused_as(&[P::MalformedJson]);
+            let problem = problem.with_context(|| format!("{method} with {shown:?}"))?;
+            if body == deep.as_bytes() {
+                check_eq!(problem.field.as_deref(), Some("a"), "field of what is nested too deep");
+                check_eq!(problem.limit, Some(limits::DOCUMENT_DEPTH_MAX as u64), "limit named");
+            }
         }
     }
     for body in [
@@ -168,6 +170,9 @@ async fn bad_queries(http: &Http) -> anyhow::Result<()> {
             "unnamed: {problem:?}"
         );
     }
+    let answer = http.put(&query("foo=1"), &json!({})).send().await?;
+    let shard = http.get(path).send().await?.need("borough-shard")?.to_owned();
+    check_eq!(answer.need("borough-shard")?, shard, "the shard of a refusal");
     for size in ["0", "-1", "abc", "1.5", "1001", "99999999999999999999"] {
         let problem = http.get(&format!("/v1/users?pageSize={size}")).refused(P::BadParameter).await;
         let problem = problem.with_context(|| format!("pageSize={size}"))?;

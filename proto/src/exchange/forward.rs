@@ -74,6 +74,8 @@ pub enum Why {
 #[error("{shard}: {detail} ({why:?}, outcome {outcome:?}, {attempts} attempts)")]
 pub struct ForwardError {
     pub shard: ShardId,
+    /// The last node that said why not, if any did.
+    pub node: Option<NodeId>,
     pub why: Why,
     /// Of a write; a read changes nothing, so it is always `NotApplied`.
     pub outcome: Outcome,

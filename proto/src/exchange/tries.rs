@@ -36,6 +36,8 @@ pub(super) struct Tries<'a> {
     /// An attempt may have been proposed whose answer never came.
     pub(super) tainted: bool,
     attempts: u32,
+    /// The last node that answered with a fault.
+    refused_by: Option<NodeId>,
     pauses: u32,
     refusals: u32,
     /// What a fault of this round asked for.
@@ -55,6 +57,7 @@ impl<'a> Tries<'a> {
             writes: false,
             tainted: false,
             attempts: 0,
+            refused_by: None,
             pauses: 0,
             refusals: 0,
             pause_min: Duration::ZERO,
@@ -103,6 +106,7 @@ impl<'a> Tries<'a> {
 
     /// A node said why not.
     async fn fault(&mut self, node: NodeId, fault: wire::Fault) -> Result<(), ForwardError> {
+        self.refused_by = Some(node);
         let unknown = !matches!(fault.outcome(), wire::Outcome::NotApplied);
         self.tainted |= self.writes && unknown;
         let code = fault.code();
@@ -241,6 +245,7 @@ impl<'a> Tries<'a> {
     pub(super) fn error(&self, why: Why, detail: &str) -> ForwardError {
         ForwardError {
             shard: self.shard,
+            node: self.refused_by,
             why,
             outcome: if self.tainted { Outcome::Unknown } else { Outcome::NotApplied },
             detail: detail.to_owned(),

@@ -66,9 +66,7 @@ async fn put(call: &Call<'_>, body: Body, name: &str) -> Result<Response, Refusa
     let options: CollectionOptions =
         if body.is_empty() { CollectionOptions::default() } else { parse(&body)? };
     let ttl = options.default_ttl.as_deref().map(parse_ttl).transpose();
-    let default_ttl_ms = ttl.map_err(|detail| {
-        Refusal::new(ProblemType::BadRequest, format!("defaultTtl: {detail}")).field("defaultTtl")
-    })?;
+    let default_ttl_ms = ttl.map_err(|error| Refusal::from(error).field("defaultTtl"))?;
     let info = wire::CollectionInfo {
         id: 0,
         name: name.to_owned(),

@@ -49,8 +49,13 @@ pub async fn batch_get(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Re
             BatchKey::Id(id) => (id, None),
             BatchKey::Sorted { id, sort } => (id, Some(sort)),
         };
-        check_item(info, &id, sort.as_deref())
-            .map_err(|refusal| refusal.detail(&format!("ids[{position}]")))?;
+        let place = format!("ids[{position}]");
+        // A plain id is the item itself; in an object it is a field.
+        let is_id = |refusal: &Refusal| sort.is_none() && refusal.is_of("id");
+        check_item(info, &id, sort.as_deref()).map_err(|refusal| {
+            let refusal = refusal.detail(&place);
+            if is_id(&refusal) { refusal.field(&place) } else { refusal.within(&place) }
+        })?;
         shards.entry(shard_of(&map, &id)?).or_default().push(position);
         keys.push(wire::DocumentKey { collection: info.id, id, sort });
     }
@@ -71,6 +76,7 @@ pub async fn batch_get(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Re
                 }
             }
             Err(error) => {
+                trace.note_failed(&error);
                 let problem = Refusal::from(error).into_problem();
                 for position in positions {
                     if let Some(slot) = got.get_mut(position) {

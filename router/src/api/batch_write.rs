@@ -10,7 +10,7 @@ use borough_proto::error::{Problem, ProblemType};
 use borough_proto::exchange::{Answer, ForwardError};
 use borough_proto::http_api::{BatchWrite, parse_ttl};
 use borough_proto::limits::BATCH_BYTES_MAX;
-use borough_proto::wire::{self, CollectionInfo, op::Action};
+use borough_proto::wire::{self, CollectionInfo, OpStatus, op::Action};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::future::join_all;
 use http::StatusCode;
@@ -20,7 +20,7 @@ use super::batch_get::{check_count, check_item, put_problem};
 use super::call::{Call, require_precondition, shard_of};
 use super::settle::{Named, settle};
 use crate::http::answer::{Items, json, put_json};
-use crate::http::headers::Tags;
+use crate::http::headers::{Tags, idempotency_key};
 use crate::http::json::{BatchWriteBody, parse};
 use crate::http::query::Query;
 use crate::http::refusal::Refusal;
@@ -40,6 +40,7 @@ pub async fn batch_write(call: &Call<'_>, body: Body, info: &CollectionInfo) -> 
     Query::parse(call.head.uri.query(), &[])?;
     let body = call.body(body, BATCH_BYTES_MAX, &["application/json"]).await?;
     let request: BatchWriteBody = parse(&body)?;
+    idempotency_key(&call.head.headers)?;
     check_count("writes", request.writes.len())?;
     let map = call.map().await?;
     let mut items = Vec::with_capacity(request.writes.len());
@@ -48,7 +49,9 @@ pub async fn batch_write(call: &Call<'_>, body: Body, info: &CollectionInfo) -> 
         let write = BatchWrite::from(write);
         let (id, sort) = key(&write);
         let (id, sort) = (id.to_owned(), sort.map(str::to_owned));
-        let planned = unit(call, info, position, write).and_then(|unit| Ok((shard_of(&map, &id)?, unit)));
+        let place = format!("writes[{position}].{}", kind(&write));
+        let planned = unit(call, info, position, write).map_err(|refusal| refusal.within(&place));
+        let planned = planned.and_then(|unit| Ok((shard_of(&map, &id)?, unit)));
         let done = match planned {
             Ok((shard, unit)) => {
                 let (positions, units) = shards.entry(shard).or_default();
@@ -65,14 +68,23 @@ pub async fn batch_write(call: &Call<'_>, body: Body, info: &CollectionInfo) -> 
         (positions, call.app.forwarder.write(shard, units, call.deadline).await)
     });
     for (positions, answer) in join_all(writes).await {
-        if let Ok(answer) = &answer {
-            trace.note(answer);
+        match &answer {
+            Ok(answer) => trace.note(answer),
+            Err(error) => trace.note_failed(error),
         }
         fill(info, &mut items, positions, answer);
     }
     let mut response = json(StatusCode::OK, render(&items));
     trace.write(response.headers_mut());
     Ok(response)
+}
+
+fn kind(write: &BatchWrite) -> &'static str {
+    match write {
+        BatchWrite::Put(_) => "put",
+        BatchWrite::Patch(_) => "patch",
+        BatchWrite::Delete(_) => "delete",
+    }
 }
 
 fn key(write: &BatchWrite) -> (&str, Option<&str>) {
@@ -97,7 +109,10 @@ fn fill(
                 let reply = unit.ops.into_iter().next().unwrap_or_default();
                 let named =
                     Named { collection: &info.name, id: &item.id, sort: item.sort.as_deref(), create: false };
-                let settled = settle(&reply, named);
+                let settled = settle(&reply, named).map_err(|refusal| match reply.status() {
+                    OpStatus::InvalidMerge => refusal.within(&format!("writes[{position}].patch.merge")),
+                    _ => refusal,
+                });
                 item.done = settled.map(|status| (status, reply.version)).map_err(Refusal::into_problem);
             }
         }
@@ -151,28 +166,30 @@ fn unit(
     let (id, sort) = key(&write);
     let (id, sort) = (id.to_owned(), sort.map(str::to_owned));
     check_item(info, &id, sort.as_deref())?;
-    let (kind, action, bytes, precondition, ttl_ms) = match write {
+    let kind = kind(&write);
+    let (action, bytes, precondition, ttl_ms) = match write {
         BatchWrite::Put(put) => {
             let document = raw_bytes(put.document);
-            let flags = flags(&inspect(&document)?, &id, sort.as_deref())?;
+            let inspected = inspect(&document).and_then(|inspected| flags(&inspected, &id, sort.as_deref()));
+            let flags = inspected.map_err(|error| Refusal::from(error).within("document"))?;
             let precondition = precondition(put.if_match.as_deref(), put.if_absent)?;
             let ttl = ttl(put.ttl.as_deref())?;
             let action = Action::Put(wire::Put { document: document.clone(), flags });
-            ("put", action, document, precondition, ttl)
+            (action, document, precondition, ttl)
         }
         BatchWrite::Patch(patch) => {
             let merge = raw_bytes(patch.merge);
-            inspect(&merge)?;
+            inspect(&merge).map_err(|error| Refusal::from(error).within("merge"))?;
             let precondition = precondition(patch.if_match.as_deref(), false)?;
             let action = Action::Merge(wire::Merge { patch: merge.clone() });
-            ("patch", action, merge, precondition, ttl(patch.ttl.as_deref())?)
+            (action, merge, precondition, ttl(patch.ttl.as_deref())?)
         }
         BatchWrite::Delete(delete) => {
             let precondition = precondition(delete.if_match.as_deref(), false)?;
-            ("delete", Action::Delete(wire::Delete {}), Bytes::new(), precondition, None)
+            (Action::Delete(wire::Delete {}), Bytes::new(), precondition, None)
         }
     };
-    require_precondition(info, precondition.is_some())?;
+    require_precondition(info, precondition.is_some(), "ifMatch")?;
     let parts: &[&[u8]] = &[
         b"batchWrite",
         kind.as_bytes(),
@@ -225,5 +242,5 @@ pub fn precondition(if_match: Option<&str>, if_absent: bool) -> Result<Option<wi
 /// 400 naming the field.
 pub fn ttl(text: Option<&str>) -> Result<Option<u64>, Refusal> {
     let parsed = text.map(parse_ttl).transpose();
-    parsed.map_err(|detail| Refusal::new(ProblemType::BadParameter, format!("ttl: {detail}")).field("ttl"))
+    parsed.map_err(|error| Refusal::from(error).field("ttl"))
 }

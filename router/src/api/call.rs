@@ -167,15 +167,15 @@ pub fn check_sort(info: &CollectionInfo, sort: Option<&str>) -> Result<(), Refus
     Err(Refusal::new(ProblemType::BadRequest, detail).field("sort"))
 }
 
-/// 428 when the collection asks for a precondition and there is none.
+/// 428 when the collection asks for a precondition and there is none; `field` is where it could be given.
 ///
 /// # Errors
 /// 428.
-pub fn require_precondition(info: &CollectionInfo, given: bool) -> Result<(), Refusal> {
+pub fn require_precondition(info: &CollectionInfo, given: bool, field: &str) -> Result<(), Refusal> {
     if info.require_preconditions && !given {
         let detail =
             format!("writes to collection {:?} need a precondition (If-Match or If-None-Match)", info.name);
-        return Err(Refusal::new(ProblemType::PreconditionRequired, detail).field("if-match"));
+        return Err(Refusal::new(ProblemType::PreconditionRequired, detail).field(field));
     }
     Ok(())
 }

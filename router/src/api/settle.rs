@@ -59,7 +59,12 @@ pub fn settle(reply: &OpReply, named: Named<'_>) -> Result<u16, Refusal> {
             Err(Refusal::new(ProblemType::TooLarge, detail).limit(DOCUMENT_BYTES_MAX))
         }
         OpStatus::InvalidMerge => {
-            let detail = format!("the patch of {} is no object, or would change its id", named.name());
+            // That a patch is an object was checked on the way in, and in sorted collections `id` is the caller's own data.
+            if named.sort.is_none() {
+                let detail = format!("the patch would change the id of {}", named.name());
+                return Err(Refusal::new(ProblemType::BadId, detail).field("id"));
+            }
+            let detail = format!("the patch of {} cannot be applied", named.name());
             Err(Refusal::new(ProblemType::InvalidMerge, detail))
         }
         OpStatus::Aborted => {

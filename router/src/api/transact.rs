@@ -47,7 +47,8 @@ pub async fn transact(call: &Call<'_>, body: Body, id: &str) -> Result<Response,
     for (position, Object(op)) in request.ops.into_iter().enumerate() {
         names.push((op.collection.clone(), op.sort.clone()));
         let planned = plan(&map, id, op);
-        ops.push(planned.map_err(|refusal| refusal.detail(&format!("ops[{position}]")).op(position))?);
+        let place = format!("ops[{position}]");
+        ops.push(planned.map_err(|refusal| refusal.within(&place).detail(&place).op(position))?);
     }
     let idempotency = call.idempotency(0, &[b"transact", id.as_bytes(), &body])?;
     let unit = wire::Unit { ops, idempotency };
@@ -86,6 +87,10 @@ fn conclude(
                 )
             } else {
                 refusal
+            };
+            let refusal = match reply.status() {
+                OpStatus::InvalidMerge => refusal.within(&format!("ops[{position}].patch")),
+                _ => refusal,
             };
             return Err(refusal
                 .detail(&format!("nothing was applied because of ops[{position}]"))
@@ -136,13 +141,15 @@ fn plan(map: &ClusterMap, id: &str, op: TransactOp) -> Result<wire::Op, Refusal>
     let (action, keeps) = match (op.put, op.patch, op.delete, op.check) {
         (Some(put), None, false, false) => {
             let document = raw_bytes(put);
-            let flags = flags(&inspect(&document)?, id, op.sort.as_deref())?;
+            let inspected =
+                inspect(&document).and_then(|inspected| flags(&inspected, id, op.sort.as_deref()));
+            let flags = inspected.map_err(|error| Refusal::from(error).within("put"))?;
             ttl_ms = ttl_ms.or(info.default_ttl_ms);
             (Action::Put(wire::Put { document, flags }), true)
         }
         (None, Some(patch), false, false) => {
             let patch = raw_bytes(patch);
-            inspect(&patch)?;
+            inspect(&patch).map_err(|error| Refusal::from(error).within("patch"))?;
             (Action::Merge(wire::Merge { patch }), true)
         }
         (None, None, true, false) => (Action::Delete(wire::Delete {}), false),
@@ -151,16 +158,14 @@ fn plan(map: &ClusterMap, id: &str, op: TransactOp) -> Result<wire::Op, Refusal>
         }
         (None, None, false, true) => (Action::Check(wire::Check {}), false),
         _ => {
-            return Err(bad(
-                "exactly one of \"put\", \"patch\", \"delete\" and \"check\" must be set",
-                "ops",
-            ));
+            let detail = "exactly one of \"put\", \"patch\", \"delete\" and \"check\" must be set";
+            return Err(Refusal::new(ProblemType::BadRequest, detail));
         }
     };
     if ttl_ms.is_some() && !keeps {
         return Err(bad("only \"put\" and \"patch\" take a \"ttl\"", "ttl"));
     }
-    require_precondition(&info, precondition.is_some())?;
+    require_precondition(&info, precondition.is_some(), "ifMatch")?;
     Ok(wire::Op {
         collection: info.id,
         id: id.to_owned(),
@@ -190,7 +195,7 @@ mod tests {
             (OpStatus::Exists, 412),
             (OpStatus::NotFound, 412),
             (OpStatus::KeyReused, 422),
-            (OpStatus::InvalidMerge, 422),
+            (OpStatus::InvalidMerge, 400),
         ] {
             let replies = [reply(OpStatus::Aborted), reply(status), reply(OpStatus::Aborted)];
             let problem = conclude("a", &names(3), &replies).unwrap_err().into_problem();

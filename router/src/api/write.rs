@@ -55,7 +55,7 @@ pub async fn change(
     let params: &[Param] = if *method == Method::DELETE { &[] } else { &[Param::Ttl] };
     let query = Query::parse(call.head.uri.query(), params)?;
     let conditions = Conditions::read(&call.head.headers)?;
-    require_precondition(info, !conditions.is_empty())?;
+    require_precondition(info, !conditions.is_empty(), "if-match")?;
     let mut ttl_ms = query.ttl_ms;
     let (action, bytes) = if *method == Method::PUT {
         let document = call.body(body, DOCUMENT_BYTES_MAX, JSON).await?;
@@ -113,12 +113,12 @@ pub async fn create(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Resul
         }
     };
     check_key(&id, "id", ID_BYTES_MAX)?;
-    if let Some(sort) = &sort {
-        check_key(sort, "sort", SORT_BYTES_MAX)?;
-    }
-    let flags = flags(&inspected, &id, sort.as_deref())?;
+    let sort_checked = sort.as_ref().map_or(Ok(()), |sort| check_key(sort, "sort", SORT_BYTES_MAX));
+    let flags = sort_checked.and_then(|()| Ok(flags(&inspected, &id, sort.as_deref())?));
+    let flags = flags.map_err(|refusal| call.app.concerning(&id, refusal))?;
     let ttl = query.ttl_ms.unwrap_or(0).to_le_bytes();
-    let idempotency = call.idempotency(0, &[info.name.as_bytes(), &ttl, &document])?;
+    let idempotency = call.idempotency(0, &[info.name.as_bytes(), &ttl, &document]);
+    let idempotency = idempotency.map_err(|refusal| call.app.concerning(&id, refusal))?;
     let edit = Edit {
         info,
         id,

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::response::Response;
 use borough_proto::document::etag;
-use borough_proto::exchange::Answer;
+use borough_proto::exchange::{Answer, ForwardError};
 use borough_proto::http_api::{format_time, headers as names};
 use borough_proto::session::Session;
 use borough_proto::{NodeId, ShardId};
@@ -11,7 +11,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-const SHARD: HeaderName = HeaderName::from_static(names::SHARD);
+pub const SHARD: HeaderName = HeaderName::from_static(names::SHARD);
 const NODE: HeaderName = HeaderName::from_static(names::NODE);
 const SESSION: HeaderName = HeaderName::from_static(names::SESSION);
 const EXPIRES: HeaderName = HeaderName::from_static(names::EXPIRES);
@@ -21,42 +21,62 @@ const CACHE_STATUS: HeaderName = HeaderName::from_static(names::CACHE_STATUS);
 #[derive(Debug, Clone, Default)]
 pub struct Trace {
     session: Session,
-    shards: Vec<(ShardId, NodeId)>,
+    /// Whether the session has seen anything of this request.
+    answered: bool,
+    /// Shards that were asked, and who answered.
+    shards: Vec<(ShardId, Option<NodeId>)>,
 }
 
 impl Trace {
     /// Starts from what the caller has seen before.
     pub fn new(session: Option<&Session>) -> Self {
-        Self { session: session.cloned().unwrap_or_default(), shards: Vec::new() }
+        Self { session: session.cloned().unwrap_or_default(), answered: false, shards: Vec::new() }
     }
 
     pub fn note<T>(&mut self, answer: &Answer<T>) {
         self.session.observe(answer.shard, answer.index);
-        if !self.shards.contains(&(answer.shard, answer.node)) {
-            self.shards.push((answer.shard, answer.node));
+        self.answered = true;
+        self.add(answer.shard, Some(answer.node));
+    }
+
+    /// A part of the request that has no answer.
+    pub fn note_failed(&mut self, error: &ForwardError) {
+        self.add(error.shard, error.node);
+    }
+
+    fn add(&mut self, shard: ShardId, node: Option<NodeId>) {
+        if !self.shards.contains(&(shard, node)) {
+            self.shards.push((shard, node));
         }
     }
 
-    /// `Borough-Shard`, `Borough-Node` (lists when several answered) and `Borough-Session`.
+    /// `Borough-Shard`, `Borough-Node` (lists when there are several) and `Borough-Session`.
     pub fn write(&self, headers: &mut HeaderMap) {
         match self.shards.as_slice() {
             [] => return,
             [(shard, node)] => {
                 headers.insert(SHARD, HeaderValue::from(shard.get()));
-                headers.insert(NODE, HeaderValue::from(node.get()));
+                if let Some(node) = node {
+                    headers.insert(NODE, HeaderValue::from(node.get()));
+                }
             }
             several => {
-                let list = |number: fn(&(ShardId, NodeId)) -> u64| {
-                    let mut numbers: Vec<u64> = several.iter().map(number).collect();
+                let list = |number: fn(&(ShardId, Option<NodeId>)) -> Option<u64>| {
+                    let mut numbers: Vec<u64> = several.iter().filter_map(number).collect();
                     numbers.sort_unstable();
                     numbers.dedup();
                     numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(",")
                 };
-                insert(headers, SHARD, list(|(shard, _)| u64::from(shard.get())));
-                insert(headers, NODE, list(|(_, node)| node.get()));
+                insert(headers, SHARD, list(|(shard, _)| Some(u64::from(shard.get()))));
+                let nodes = list(|(_, node)| node.map(NodeId::get));
+                if !nodes.is_empty() {
+                    insert(headers, NODE, nodes);
+                }
             }
         }
-        insert(headers, SESSION, self.session.encode());
+        if self.answered {
+            insert(headers, SESSION, self.session.encode());
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::marker::PhantomData;
 
 use borough_proto::error::ProblemType;
 use borough_proto::http_api::{BatchDelete, BatchKey, BatchPatch, BatchPut, BatchWrite, TransactOp};
+use borough_proto::place::{join, place};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 
@@ -17,9 +18,33 @@ use super::refusal::Refusal;
 /// # Errors
 /// 400 with the place of the mistake.
 pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
-    let parsed = serde_json::from_slice::<Object<T>>(body);
-    let parsed = parsed.map_err(|error| Refusal::new(ProblemType::MalformedJson, error.to_string()))?;
-    Ok(parsed.0)
+    match serde_json::from_slice::<Object<T>>(body) {
+        Ok(parsed) => Ok(parsed.0),
+        Err(error) => {
+            // Read once more for the place, so that envelopes without fault pay nothing for it.
+            let mut json = serde_json::Deserializer::from_slice(body);
+            let again = serde_path_to_error::deserialize::<_, Object<T>>(&mut json);
+            Err(again.err().map_or_else(
+                || Refusal::new(ProblemType::MalformedJson, error.to_string()),
+                |error| refuse(&error),
+            ))
+        }
+    }
+}
+
+fn refuse(error: &serde_path_to_error::Error<serde_json::Error>) -> Refusal {
+    let (detail, place) = (error.inner().to_string(), place(error.path()));
+    // The path to a field that is missing ends at what lacks it; serde's words are all that names it.
+    let missing = detail.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    let field = match (place, missing) {
+        (None, None) => None,
+        (place, missing) => Some(join(&place.unwrap_or_default(), missing.unwrap_or_default())),
+    };
+    let refusal = Refusal::new(ProblemType::MalformedJson, detail);
+    match field {
+        Some(field) => refusal.field(&field),
+        None => refusal,
+    }
 }
 
 /// A `T` that is written as a JSON object.
@@ -157,5 +182,44 @@ mod tests {
             assert_eq!(status::<TransactBody>(body), Some(400), "{body}");
         }
         assert_eq!(status::<TransactBody>(r#"{"ops":[{"collection":"users","delete":true}]}"#), None);
+    }
+
+    #[test]
+    fn the_place_of_a_mistake_is_named() {
+        fn place<'a, T: Deserialize<'a> + fmt::Debug>(body: &'a str) -> Option<String> {
+            let problem = parse::<T>(body.as_bytes()).unwrap_err().into_problem();
+            assert!(!problem.detail.contains("untagged"), "{problem:?}");
+            problem.field
+        }
+        for (body, expected) in [
+            ("", None),
+            ("[]", None),
+            (r#"{"ids":[]} {}"#, None),
+            ("{}", Some("ids")),
+            (r#"{"ids":1}"#, Some("ids")),
+            (r#"{"ids":[],"more":1}"#, Some("more")),
+            (r#"{"ids":[1,null]}"#, Some("ids[0]")),
+            (r#"{"ids":["a",null]}"#, Some("ids[1]")),
+            (r#"{"ids":["a",{"id":"b"}]}"#, Some("ids[1].sort")),
+            (r#"{"ids":["a",{"id":"b","sort":1}]}"#, Some("ids[1].sort")),
+            (r#"{"ids":["a",}"#, Some("ids[1]")),
+        ] {
+            assert_eq!(place::<BatchGetBody>(body).as_deref(), expected, "{body}");
+        }
+        for (body, expected) in [
+            (r#"{"writes":[{"put":{"id":"a"}}]}"#, "writes[0].put.document"),
+            (r#"{"writes":[{"delete":{"id":"a"}},{"delete":{"id":1}}]}"#, "writes[1].delete.id"),
+            (r#"{"writes":[{"patch":{"id":"a","merge":{},"ifAbsent":true}}]}"#, "writes[0].patch.ifAbsent"),
+            (r#"{"writes":[{"put":[]}]}"#, "writes[0].put"),
+            (r#"{"writes":[{"upsert":{}}]}"#, "writes[0]"),
+            (r#"{"writes":[{"put":{"id":"a","document":{}},"delete":{}}]}"#, "writes[0]"),
+        ] {
+            assert_eq!(place::<BatchWriteBody>(body).as_deref(), Some(expected), "{body}");
+        }
+        assert_eq!(
+            place::<TransactBody>(r#"{"ops":[{"delete":true}]}"#).as_deref(),
+            Some("ops[0].collection")
+        );
+        assert_eq!(place::<CollectionOptions>(r#"{"sortKey":1}"#).as_deref(), Some("sortKey"));
     }
 }

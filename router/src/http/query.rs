@@ -95,7 +95,8 @@ impl Query {
     fn set(&mut self, param: Param, value: String) -> Result<(), Refusal> {
         match param {
             Param::Ttl => {
-                self.ttl_ms = Some(parse_ttl(&value).map_err(|detail| bad("ttl", format!("ttl: {detail}")))?)
+                let parsed = parse_ttl(&value);
+                self.ttl_ms = Some(parsed.map_err(|error| Refusal::from(error).field("ttl"))?);
             }
             Param::View => {
                 if value != "stored" {

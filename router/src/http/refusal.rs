@@ -7,7 +7,8 @@ use axum::response::Response;
 use borough_proto::document::DocumentError;
 use borough_proto::error::{Outcome, Problem, ProblemType};
 use borough_proto::exchange::{ForwardError, Why};
-use borough_proto::http_api::headers as names;
+use borough_proto::http_api::{TtlError, headers as names};
+use borough_proto::place::join;
 use http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -39,6 +40,18 @@ impl Refusal {
 
     pub fn field(mut self, field: &str) -> Self {
         self.0.problem.field = Some(field.to_owned());
+        self
+    }
+
+    /// Whether that field is at fault.
+    pub fn is_of(&self, field: &str) -> bool {
+        self.0.problem.field.as_deref() == Some(field)
+    }
+
+    /// Takes the field for a place of what lies at `outer`; what names no field is at fault as a whole.
+    pub fn within(mut self, outer: &str) -> Self {
+        let inner = self.0.problem.field.take().unwrap_or_default();
+        self.0.problem.field = Some(join(outer, &inner));
         self
     }
 
@@ -122,6 +135,9 @@ impl From<ForwardError> for Refusal {
         refusal
             .headers_mut()
             .insert(HeaderName::from_static(names::SHARD), HeaderValue::from(error.shard.get()));
+        if let Some(node) = error.node {
+            refusal.headers_mut().insert(HeaderName::from_static(names::NODE), HeaderValue::from(node.get()));
+        }
         match error.retry_after {
             Some(pause) => refusal.retry_after(pause),
             None if unknown => refusal.retry_after(RETRY_AFTER_DEFAULT),
@@ -137,9 +153,13 @@ impl From<DocumentError> for Refusal {
             DocumentError::TooLarge { .. } => {
                 Self::new(ProblemType::TooLarge, detail).limit(borough_proto::limits::DOCUMENT_BYTES_MAX)
             }
-            DocumentError::Malformed { .. } | DocumentError::NotAnObject { .. } => {
-                Self::new(ProblemType::MalformedJson, detail)
+            DocumentError::Malformed { field, limit, .. } => {
+                let mut refusal = Self::new(ProblemType::MalformedJson, detail);
+                refusal.0.problem.field = field;
+                refusal.0.problem.limit = limit.and_then(|limit| u64::try_from(limit).ok());
+                refusal
             }
+            DocumentError::NotAnObject { .. } => Self::new(ProblemType::MalformedJson, detail),
             DocumentError::BadKeyField { field, .. } | DocumentError::KeyMismatch { field, .. } => {
                 Self::new(ProblemType::BadId, detail).field(field)
             }
@@ -147,9 +167,17 @@ impl From<DocumentError> for Refusal {
     }
 }
 
+impl From<TtlError> for Refusal {
+    fn from(error: TtlError) -> Self {
+        let mut refusal = Self::new(ProblemType::BadParameter, error.to_string());
+        refusal.0.problem.limit = error.limit;
+        refusal
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use borough_proto::ShardId;
+    use borough_proto::{NodeId, ShardId};
 
     use super::*;
 
@@ -169,6 +197,7 @@ mod tests {
             for outcome in [Outcome::NotApplied, Outcome::Unknown] {
                 let error = ForwardError {
                     shard: ShardId(3),
+                    node: Some(NodeId(2)),
                     why,
                     outcome,
                     detail: "x".to_owned(),
@@ -184,6 +213,7 @@ mod tests {
                 }
                 assert_eq!(response.headers()["content-type"], "application/problem+json");
                 assert_eq!(response.headers()["borough-shard"], "3");
+                assert_eq!(response.headers()["borough-node"], "2");
             }
         }
     }

@@ -215,6 +215,9 @@ impl Store {
                 let mut value: serde_json::Value = serde_json::from_slice(&old.body).unwrap();
                 let patch: serde_json::Map<String, serde_json::Value> =
                     serde_json::from_slice(&merge.patch).unwrap();
+                if op.sort.is_none() && patch.get("id").is_some_and(|new| *new != op.id.as_str()) {
+                    return failed(OpStatus::InvalidMerge, version);
+                }
                 value.as_object_mut().unwrap().extend(patch);
                 let body = bytes::Bytes::from(serde_json::to_vec(&value).unwrap());
                 self.documents.insert(key, wire::Document { flags: old.flags, body: body.clone(), ..new });

@@ -2,10 +2,13 @@
 
 mod auth;
 mod batches;
+mod description;
 mod documents;
 mod fake;
+mod headers;
 mod lists;
 mod process;
+mod refusals;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +28,7 @@ use fake::FakeNode;
 
 /// A router and its node. Both end with the test's runtime.
 struct World {
-    app: App,
+    app: Arc<App>,
     node: FakeNode,
 }
 
@@ -59,7 +62,7 @@ impl World {
         config.request_timeout = Duration::from_secs(5);
         let settings = ForwardSettings { attempt: Duration::from_millis(500), ..ForwardSettings::default() };
         let forwarder = Forwarder::start(vec![addr], settings, &tasks, &stop);
-        Self { app: App::new(config, Arc::clone(&forwarder)), node }
+        Self { app: Arc::new(App::new(config, forwarder)), node }
     }
 
     /// Waits until the router has the map of `epoch`.

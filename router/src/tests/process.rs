@@ -90,6 +90,11 @@ async fn a_router_serves_its_docs_limits_its_clients_and_stops() {
             "{path}: {answer}"
         );
     }
+    // What the description says of heads that are too large.
+    let long = exchange(addr, &format!("/v1/users/{}", "a".repeat(70_000))).await;
+    assert!(long.starts_with("HTTP/1.1 414 ") && long.contains("content-length: 0"), "{long}");
+    let many = exchange(addr, &format!("/livez HTTP/1.1\r\n{}x: x", "a: b\r\n".repeat(101))).await;
+    assert!(many.starts_with("HTTP/1.1 431 ") && many.contains("content-length: 0"), "{many}");
     assert!(exchange(addr, "/openapi.json").await.contains("\"openapi\":\"3.1.0\""));
     let docs = exchange(addr, "/docs/").await;
     assert!(docs.contains("swagger-ui") && !docs.contains("https://"), "{docs}");

@@ -237,7 +237,7 @@ fn is_purged(data: &Path) -> bool {
 }
 
 /// Spaces of a node on sled, as their directories are named.
-fn generations(data: &Path) -> Vec<String> {
+pub(super) fn generations(data: &Path) -> Vec<String> {
     let names = std::fs::read_dir(data.join("engine")).unwrap().map(|entry| entry.unwrap().file_name());
     names.filter_map(|name| Some(name.to_str()?.split_once("-g")?.1.to_owned())).collect()
 }
