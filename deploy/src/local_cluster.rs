@@ -225,7 +225,12 @@ impl LocalCluster {
     /// When the router or the cluster does not answer within five seconds.
     pub async fn status(&self) -> Result<ClusterStatus> {
         let url = format!("{}/admin/v1/cluster", self.router_url());
-        let answer = self.http.get(&url).send().await.context("ask the router for the status")?;
+        let mut request = self.http.get(&url);
+        // A router that was told by its environment to ask for tokens asks us too.
+        if let Ok(token) = std::env::var("BOROUGH_TOKEN") {
+            request = request.bearer_auth(token);
+        }
+        let answer = request.send().await.context("ask the router for the status")?;
         let answer = answer.error_for_status().context("ask the router for the status")?;
         answer.json().await.context("read the status")
     }
