@@ -31,6 +31,20 @@ pub struct Operation {
     pub detail: String,
 }
 
+/// A time in which no write of a shard was acknowledged, since the history began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rest {
+    pub shard: u32,
+    pub begin: Duration,
+    pub end: Duration,
+}
+
+impl Rest {
+    pub fn length(&self) -> Duration {
+        self.end - self.begin
+    }
+}
+
 /// All calls so far, shared by the tasks that make them.
 #[derive(Debug)]
 pub struct History {
@@ -115,8 +129,8 @@ impl History {
         gaps
     }
 
-    /// For each shard, the longest time between two acknowledged writes from `from` to now.
-    pub fn longest_gaps(&self, from: Duration) -> BTreeMap<u32, Duration> {
+    /// All times between two acknowledged writes of a shard from `from` to now; shards that had none rest all the time.
+    pub fn rests(&self, from: Duration) -> Vec<Rest> {
         let mut ends: BTreeMap<u32, Vec<Duration>> = BTreeMap::new();
         for op in self.operations() {
             let of_shard = ends.entry(op.shard).or_default();
@@ -125,17 +139,19 @@ impl History {
             }
         }
         let now = self.now();
-        let longest = |mut times: Vec<Duration>| {
+        let mut rests = Vec::new();
+        for (shard, mut times) in ends {
             times.extend([from, now]);
             times.sort_unstable();
-            times
-                .iter()
-                .zip(times.iter().skip(1))
-                .map(|(before, after)| *after - *before)
-                .max()
-                .unwrap_or_default()
-        };
-        ends.into_iter().map(|(shard, times)| (shard, longest(times))).collect()
+            let pairs = times.iter().zip(times.iter().skip(1));
+            rests.extend(pairs.map(|(&begin, &end)| Rest { shard, begin, end }));
+        }
+        rests
+    }
+
+    /// The moment that is `since` after the beginning of the history.
+    pub fn moment(&self, since: Duration) -> Instant {
+        self.origin + since
     }
 
     /// Checks each key on its own (linearizability is local: Herlihy and Wing 1990, theorem 1).

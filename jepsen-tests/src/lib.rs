@@ -19,4 +19,5 @@ pub mod http;
 pub mod load;
 pub mod process;
 pub mod register;
+pub mod stall;
 pub mod wait;

@@ -9,12 +9,16 @@ use anyhow::{Context as _, ensure};
 use jepsen_tests::cases::Cases;
 use jepsen_tests::check_eq;
 use jepsen_tests::cluster::{Cluster, HEAL_LIMIT, Node, Options, init, init_args};
+use jepsen_tests::history::Rest;
 use jepsen_tests::http::Http;
 use jepsen_tests::load::{Load, Shape};
 use jepsen_tests::process::{Process, run};
+use jepsen_tests::stall::Stalls;
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
+/// Longest time in which writes of a shard may rest while it grows, stalls of the machine apart.
+const REST_LIMIT: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn growth() -> anyhow::Result<()> {
@@ -76,6 +80,7 @@ async fn filled(http: &Http, name: &str) -> anyhow::Result<()> {
 async fn grow(cluster: &mut Cluster) -> anyhow::Result<()> {
     let http = cluster.http();
     let keys = cluster.ids_by_shard("grow", 2).await?;
+    let stalls = Stalls::start(cluster.dir())?;
     let load = Load::start(&http, keys, Shape::default());
     load.progress(20, LIMIT).await?;
     fill(&http, "one").await?;
@@ -90,13 +95,21 @@ async fn grow(cluster: &mut Cluster) -> anyhow::Result<()> {
         load.progress(20, LIMIT).await?;
         fill(&http, if nodes == 2 { "two" } else { "three" }).await?;
         let failures = load.history.failures(begin, load.history.now());
-        let longest = load.history.longest_gaps(begin).into_values().max().unwrap_or_default();
+        let rests = load.history.rests(begin);
+        let longest = rests.iter().map(Rest::length).max().unwrap_or_default();
         println!(
             "        {nodes} replicas after {:.1?}, longest gap between writes {longest:.2?}",
             grown - begin
         );
         ensure!(failures.is_empty(), "{} calls failed while growing: {:?}", failures.len(), failures.first());
-        ensure!(longest < Duration::from_secs(2), "writes of a shard rested {longest:?}");
+        for rest in rests.iter().filter(|rest| rest.length() >= REST_LIMIT) {
+            let stalled = stalls.between(load.history.moment(rest.begin), load.history.moment(rest.end));
+            ensure!(
+                rest.length() < REST_LIMIT + stalled,
+                "writes rested {:.2?}, the machine {stalled:.2?} of it: {rest:?}",
+                rest.length()
+            );
+        }
     }
     cluster.nodes.first_mut().context("no node")?.kill()?;
     load.progress(30, LIMIT).await.with_context(|| cluster.logs(25))?;

@@ -4,6 +4,8 @@
 #![expect(clippy::indexing_slicing, reason = "a field that JSON lacks is null, not a panic")]
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -11,14 +13,15 @@ use borough_proto::http_api::headers;
 use jepsen_tests::cases::Cases;
 use jepsen_tests::check_eq;
 use jepsen_tests::cluster::{Cluster, HEAL_LIMIT, Options};
-use jepsen_tests::history::Operation;
+use jepsen_tests::history::{Operation, Rest};
 use jepsen_tests::http::{Answer, Call, Http};
 use jepsen_tests::load::{Load, Shape, increment};
+use jepsen_tests::stall::Stalls;
 use jepsen_tests::wait::until;
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 
-/// Two election timeouts of at most a second each.
+/// Two election timeouts of at most a second each; what the machine stands still meanwhile comes on top.
 const FAILOVER_LIMIT: Duration = Duration::from_secs(2);
 /// For what may take long without being wrong.
 const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
@@ -96,6 +99,7 @@ async fn caught_up(cluster: &Cluster) -> anyhow::Result<()> {
 
 async fn kill_one(cluster: &mut Cluster, node: u64) -> anyhow::Result<()> {
     cluster.wait_whole(HEAL_LIMIT).await?;
+    let stalls = Stalls::start(cluster.dir())?;
     let load = load(cluster, &format!("kill-{node}")).await?;
     let led = led_by(cluster, node).await?;
     let kill = load.history.now();
@@ -110,8 +114,13 @@ async fn kill_one(cluster: &mut Cluster, node: u64) -> anyhow::Result<()> {
         "        node {node} led {led:?}; writes again after {gaps:.2?}; {} failed on its shards",
         of_led.len()
     );
-    let slow: Vec<_> =
-        gaps.iter().filter(|(shard, gap)| led.contains(shard) && **gap > FAILOVER_LIMIT).collect();
+    let stalled = |gap: Duration| stalls.between(load.history.moment(kill), load.history.moment(kill + gap));
+    let slow: Vec<_> = gaps
+        .iter()
+        .filter(|(shard, gap)| led.contains(shard) && **gap > FAILOVER_LIMIT)
+        .map(|(shard, &gap)| (*shard, gap, stalled(gap)))
+        .filter(|(_, gap, stalled)| *gap > FAILOVER_LIMIT + *stalled)
+        .collect();
 
     cluster.node_mut(node)?.launch().await?;
     caught_up(cluster).await?;
@@ -120,7 +129,7 @@ async fn kill_one(cluster: &mut Cluster, node: u64) -> anyhow::Result<()> {
     load.stop(500).await?;
     ensure!(of_others.is_empty(), "on shards led by others: {}", tell(&of_others));
     ensure!(of_return.is_empty(), "after failover and while the node came back: {}", tell(&of_return));
-    ensure!(slow.is_empty(), "no write within {FAILOVER_LIMIT:?}: {slow:?}");
+    ensure!(slow.is_empty(), "no write within {FAILOVER_LIMIT:?} (shard, time, stalled): {slow:?}");
     Ok(())
 }
 
@@ -136,7 +145,7 @@ async fn stop_one(cluster: &mut Cluster, node: u64) -> anyhow::Result<()> {
     caught_up(cluster).await?;
     load.progress(30, PROGRESS_LIMIT).await?;
     let failures = load.history.failures(begin, load.history.now());
-    let longest = load.history.longest_gaps(begin).into_values().max().unwrap_or_default();
+    let longest = load.history.rests(begin).iter().map(Rest::length).max().unwrap_or_default();
     println!("        stopped in {:.2?}, longest gap between writes of a shard {longest:.2?}", ended - begin);
     load.stop(500).await?;
     check_eq!(status.code(), Some(0), "exit code");
@@ -199,7 +208,6 @@ async fn replay(cluster: &mut Cluster) -> anyhow::Result<()> {
     http.create_collection("replay", &json!({"sortKey": true})).await?;
     for node in caught.nodes.iter().map(|node| node.id) {
         cluster.wait_whole(HEAL_LIMIT).await?;
-        led_by(cluster, node).await?;
         let id = {
             let led = led_by(cluster, node).await?;
             let ids = cluster.ids_by_shard(&format!("replay-{node}"), 1).await?;
@@ -240,13 +248,19 @@ async fn replay(cluster: &mut Cluster) -> anyhow::Result<()> {
         ];
         let mut first = Vec::new();
         for call in &calls {
-            first.push(call(&http).send().await?);
+            first.push(settled(&http, call).await?);
         }
         let statuses: Vec<u16> = first.iter().map(|answer| answer.status).collect();
         check_eq!(statuses, [201, 200, 201, 404, 200, 204]);
-        let before = http.get(&format!("/v1/users/{id}")).expect(200).await?;
-        check_eq!(before.need(headers::NODE)?, node.to_string(), "the leader that answered");
-        cluster.node_mut(node)?.kill()?;
+        let read: MakeCall = {
+            let path = format!("/v1/users/{id}");
+            Box::new(move |http| http.get(&path))
+        };
+        let before = settled(&http, &read).await?;
+        check_eq!(before.status, 200, "{before}");
+        // Whoever leads by now: an election since the shard was picked only changes who that is.
+        let leader: u64 = before.need(headers::NODE)?.parse().context("the leader's id")?;
+        cluster.node_mut(leader)?.kill()?;
         for (call, first) in calls.iter().zip(&first) {
             let again = settled(&http, call).await?;
             check_eq!(again.status, first.status, "{}", first.what);
@@ -254,11 +268,12 @@ async fn replay(cluster: &mut Cluster) -> anyhow::Result<()> {
             let texts = (String::from_utf8_lossy(&again.body), String::from_utf8_lossy(&first.body));
             check_eq!(texts.0, texts.1, "body of {}", first.what);
         }
-        let after = http.get(&format!("/v1/users/{id}")).expect(200).await?;
+        let after = settled(&http, &read).await?;
+        check_eq!(after.status, 200, "{after}");
         check_eq!(after.etag()?, before.etag()?, "the document's version");
         ensure!(after.need(headers::NODE)? != before.need(headers::NODE)?, "a dead node answered");
         check_eq!(http.document(&format!("/v1/replay/{id}/a")).await?, None, "the deleted item");
-        cluster.node_mut(node)?.launch().await?;
+        cluster.node_mut(leader)?.launch().await?;
     }
     Ok(())
 }
@@ -274,28 +289,37 @@ async fn counters(cluster: &mut Cluster) -> anyhow::Result<()> {
         http.put(path, &json!({"count": 0})).expect(201).await?;
     }
     let tasks = TaskTracker::new();
+    let counted = Arc::new(AtomicUsize::new(0));
     let mut running = Vec::new();
     for path in &paths {
         for caller in 0..CALLERS {
-            let (http, path) = (http.clone(), path.clone());
+            let (http, path, counted) = (http.clone(), path.clone(), Arc::clone(&counted));
             running.push(tasks.spawn(async move {
                 let mut resends = 0;
                 for number in 0..EACH {
                     resends +=
                         increment(&http, &path, &format!("c{caller}-{number}"), PROGRESS_LIMIT).await?;
+                    counted.fetch_add(1, Ordering::Relaxed);
                 }
                 anyhow::Ok(resends)
             }));
         }
     }
+    until(PROGRESS_LIMIT, "the first increments", || async {
+        ensure!(counted.load(Ordering::Relaxed) >= paths.len(), "{counted:?} so far");
+        Ok(())
+    })
+    .await?;
     let start = Instant::now();
-    let mut kills = 0;
+    let (mut kills, mut met) = (0, 0);
     for node in [1, 2, 3, 1, 2, 3] {
         if running.iter().all(|task| task.is_finished()) && kills >= 2 {
             break;
         }
         cluster.node_mut(node)?.kill()?;
         kills += 1;
+        // A caller that has not finished is within an increment.
+        met += usize::from(running.iter().any(|task| !task.is_finished()));
         cluster.node_mut(node)?.launch().await?;
         cluster.wait_whole(HEAL_LIMIT).await?;
     }
@@ -303,7 +327,11 @@ async fn counters(cluster: &mut Cluster) -> anyhow::Result<()> {
     for task in running {
         resends += task.await??;
     }
-    println!("        {kills} kills, {resends} resends in {:.1?}", start.elapsed());
+    println!(
+        "        {kills} kills, {met} of them while increments were pending, {resends} resends in {:.1?}",
+        start.elapsed()
+    );
+    ensure!(met > 0, "no increment was pending at a kill");
     for path in &paths {
         let count = http.document(path).await?.context("gone")?["count"].as_u64();
         check_eq!(count, Some(CALLERS * EACH), "{path}");
@@ -323,8 +351,8 @@ async fn kill_router(cluster: &mut Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The router's default `drain-delay`, less what the signal takes to arrive.
-const DRAIN_DELAY: Duration = Duration::from_millis(900);
+/// Half of the router's default `drain-delay`: the rest is for what the signal, and a call begun by then, take to arrive.
+const DRAIN_DELAY: Duration = Duration::from_millis(500);
 
 async fn stop_router(cluster: &mut Cluster) -> anyhow::Result<()> {
     let load = load(cluster, "router-stop").await?;

@@ -17,22 +17,29 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
-/// A closed connection whose peer has been silent for this long is let go.
-const LINGER_IDLE: Duration = Duration::from_millis(500);
-/// A closed connection is let go after this, however much its peer sends.
-const LINGER_MAX: Duration = Duration::from_secs(5);
+/// A closed connection whose peer has been silent for this long is let go. Above the time for which a peer that still
+/// uploads may be kept from its processor or its network, or the reset takes the answer after all.
+const LINGER_IDLE: Duration = Duration::from_secs(2);
+/// A closed connection is let go after this, however much its peer sends: enough for the largest refused upload on a line
+/// that is worth uploading through.
+const LINGER_MAX: Duration = Duration::from_secs(30);
+/// Once the router stops, no closed connection is kept for longer than this, or its peer would hold up the stop.
+const LINGER_STOP: Duration = Duration::from_millis(500);
 
 /// Accepts at most so many connections at a time.
 pub struct BoundedListener {
     tcp: TcpListener,
     places: Arc<Semaphore>,
+    /// Cancelled when the listener is dropped: the router stops.
+    stop: DropGuard,
 }
 
 impl BoundedListener {
     pub fn new(tcp: TcpListener, connections_max: usize) -> Self {
         let places = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
-        Self { tcp, places }
+        Self { tcp, places, stop: CancellationToken::new().drop_guard() }
     }
 }
 
@@ -47,7 +54,7 @@ impl Listener for BoundedListener {
         let (stream, addr) = Listener::accept(&mut self.tcp).await;
         // Small answers must not wait for the acknowledgement of the last one.
         let _ = stream.set_nodelay(true);
-        (Connection { stream, linger: None, _place: place }, addr)
+        (Connection { stream, linger: None, stop: self.stop.token().clone(), _place: place }, addr)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -60,6 +67,7 @@ pub struct Connection {
     stream: TcpStream,
     /// Our side is closed; the peer's is being waited for.
     linger: Option<Linger>,
+    stop: CancellationToken,
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -67,16 +75,28 @@ pub struct Connection {
 struct Linger {
     silence: Pin<Box<Sleep>>,
     end: Instant,
+    /// Until the router stops.
+    stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Linger {
-    fn start() -> Self {
+    fn start(stop: &CancellationToken) -> Self {
         let now = Instant::now();
-        Self { silence: Box::pin(tokio::time::sleep_until(now + LINGER_IDLE)), end: now + LINGER_MAX }
+        Self {
+            silence: Box::pin(tokio::time::sleep_until(now + LINGER_IDLE)),
+            end: now + LINGER_MAX,
+            stop: Some(Box::pin(stop.clone().cancelled_owned())),
+        }
     }
 
     /// Ready when the peer has closed, broken off, been silent, or sent for too long.
     fn poll(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<()> {
+        if self.stop.as_mut().is_some_and(|stop| stop.as_mut().poll(cx).is_ready()) {
+            self.stop = None;
+            self.end = self.end.min(Instant::now() + LINGER_STOP);
+            let until = self.silence.deadline().min(self.end);
+            self.silence.as_mut().reset(until);
+        }
         let mut forgotten = [0; 16 << 10];
         loop {
             let mut buf = ReadBuf::new(&mut forgotten);
@@ -115,11 +135,11 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Connection { stream, linger, .. } = &mut *self;
+        let Connection { stream, linger, stop, .. } = &mut *self;
         if linger.is_none() {
             ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
         }
-        let linger = linger.get_or_insert_with(Linger::start);
+        let linger = linger.get_or_insert_with(|| Linger::start(stop));
         linger.poll(stream, cx).map(Ok)
     }
 

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+/// Deadline of [`Scripted::client`]'s calls, unless they name their own.
+pub const CLIENT_DEADLINE: Duration = Duration::from_secs(10);
+
 /// What to do with a request.
 pub enum Step {
     Answer(Box<Response>),
@@ -79,7 +82,7 @@ impl Scripted {
     }
 
     pub fn client(&self) -> Client {
-        Client::builder().router(self.url()).deadline(Duration::from_secs(10)).build().unwrap()
+        Client::builder().router(self.url()).deadline(CLIENT_DEADLINE).build().unwrap()
     }
 
     /// Requests so far, in order.

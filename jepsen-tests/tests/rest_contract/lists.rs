@@ -1,6 +1,8 @@
 //! Listing a collection: complete, nothing twice, whatever the page size.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use borough_proto::error::ProblemType as P;
@@ -83,30 +85,51 @@ async fn complete(http: &Http) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Longest time in which the listings of one page size meet writes.
+const MEET_LIMIT: Duration = Duration::from_secs(50);
+
 async fn under_writes(http: &Http) -> anyhow::Result<()> {
     const COUNT: usize = 200;
+    /// Listings of each page size that must have met an acknowledged write.
+    const LISTINGS: usize = 3;
     fill(http, "list-busy", COUNT).await?;
+    let (written, looked) = (AtomicUsize::new(0), AtomicBool::new(false));
     let churn = async {
-        for number in 0..120 {
+        for number in (0..).take_while(|_| !looked.load(Ordering::Relaxed)) {
             let path = format!("/v1/list-busy/passing-{number}");
-            http.put(&path, &json!({})).expect(201).await?;
-            http.put(&format!("/v1/list-busy/item-{number}"), &json!({"number": number})).expect(200).await?;
-            http.delete(&path).expect(204).await?;
+            let item = format!("/v1/list-busy/item-{}", number % COUNT);
+            for (write, status) in [
+                (http.put(&path, &json!({})), 201),
+                (http.put(&item, &json!({"number": number})), 200),
+                (http.delete(&path), 204),
+            ] {
+                write.expect(status).await?;
+                written.fetch_add(1, Ordering::Relaxed);
+            }
         }
         anyhow::Ok(())
     };
     let look = async {
-        for page_size in [3, 10, 50, 3] {
-            let found = by_id(&list(http, "/v1/list-busy", page_size).await?)?;
-            let missing: Vec<usize> =
-                (0..COUNT).filter(|number| !found.contains_key(&format!("item-{number}"))).collect();
-            ensure!(missing.is_empty(), "pages of {page_size} missed {missing:?}");
+        for page_size in [3, 10, 50, 100] {
+            let (mut met, begun) = (0, Instant::now());
+            while met < LISTINGS {
+                ensure!(
+                    begun.elapsed() < MEET_LIMIT,
+                    "pages of {page_size}: only {met} listings met a write"
+                );
+                let before = written.load(Ordering::Relaxed);
+                let found = by_id(&list(http, "/v1/list-busy", page_size).await?)?;
+                let missing: Vec<usize> =
+                    (0..COUNT).filter(|number| !found.contains_key(&format!("item-{number}"))).collect();
+                ensure!(missing.is_empty(), "pages of {page_size} missed {missing:?}");
+                met += usize::from(written.load(Ordering::Relaxed) > before);
+            }
         }
+        looked.store(true, Ordering::Relaxed);
         anyhow::Ok(())
     };
-    let (churned, looked) = futures::join!(churn, look);
-    churned?;
-    looked
+    futures::try_join!(churn, look)?;
+    Ok(())
 }
 
 async fn foreign_token(http: &Http) -> anyhow::Result<()> {

@@ -15,9 +15,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::channel::ChannelSettings;
 use super::forward::{ForwardSettings, Forwarder};
+use super::mux::Limits;
+use super::pool::PoolSettings;
 use crate::key;
 use crate::wire::{self, data_reply};
+
+/// No node is silent for so long but by its script, however slow the machine: tests count attempts.
+const ATTEMPT: Duration = Duration::from_secs(5);
+/// The same for connections.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a node does with a request.
 pub(super) enum Act {
@@ -53,6 +61,15 @@ impl Cluster {
         nodes: u64,
         script: impl FnMut(u64, &wire::DataRequest) -> Act + Send + 'static,
     ) -> Self {
+        Self::with_attempt(ATTEMPT, nodes, script).await
+    }
+
+    /// [`Self::start`], with a forwarder that leaves a silent node after `attempt`.
+    pub(super) async fn with_attempt(
+        attempt: Duration,
+        nodes: u64,
+        script: impl FnMut(u64, &wire::DataRequest) -> Act + Send + 'static,
+    ) -> Self {
         let (tasks, stop, seen) = (TaskTracker::new(), CancellationToken::new(), Arc::default());
         let map = watch::Sender::new(wire::ClusterMap::default());
         let script: Arc<Mutex<Script>> = Arc::new(Mutex::new(Box::new(script)));
@@ -68,7 +85,13 @@ impl Cluster {
             addrs.push(serve(node, &tasks, &stop).await.to_string());
         }
         map.send_replace(one_shard(&addrs));
-        let settings = ForwardSettings { attempt: Duration::from_millis(200), ..ForwardSettings::default() };
+        let channel = ChannelSettings {
+            connect_timeout: PATIENCE,
+            keepalive_timeout: PATIENCE,
+            ..ChannelSettings::default()
+        };
+        let pool = PoolSettings { channel, mux: Limits { stall: PATIENCE, ..Limits::default() } };
+        let settings = ForwardSettings { pool, attempt };
         let forwarder = Forwarder::start(addrs, settings, &tasks, &stop);
         assert!(forwarder.watch().reached(1, Instant::now() + Duration::from_secs(10)).await, "no map");
         Self { forwarder, seen, map, tasks, stop }

@@ -1,6 +1,9 @@
 //! Group commit, order and answers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::RecvTimeoutError;
 
 use super::*;
 
@@ -39,7 +42,7 @@ fn a_record_is_readable_before_it_is_durable_and_answered_only_after_the_flush()
     let dir = tempfile::tempdir().unwrap();
     let (enter, entered) = bounded::<()>(0);
     let (leave, left) = bounded::<()>(0);
-    let armed = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let armed = Arc::new(AtomicBool::new(false));
     let gate = Arc::clone(&armed);
     let sync = move |file: &std::fs::File| {
         if gate.load(Ordering::SeqCst) {
@@ -99,28 +102,72 @@ fn answers_come_in_the_order_of_submissions() {
 
 #[test]
 fn a_full_queue_makes_submitters_wait_and_nobody_is_stuck() {
+    const SUBMITTERS: u64 = 4;
+    const EACH: u64 = 30;
+    // Of 1 MiB each with their frames: what the queue holds while the writer is away, and far from all.
+    const HELD_MAX: u64 = 64;
     let dir = tempfile::tempdir().unwrap();
-    let (wal, _) = open(dir.path(), 1 << 20);
-    let answered = Arc::new(AtomicU64::new(0));
-    std::thread::scope(|scope| {
-        for replica in 1..=4u64 {
-            let (log, answered) = (wal.group(ReplicaId(replica)).unwrap(), Arc::clone(&answered));
+    let (enter, entered) = bounded::<()>(0);
+    let (leave, left) = bounded::<()>(0);
+    let armed = Arc::new(AtomicBool::new(false));
+    let gate = Arc::clone(&armed);
+    let sync = move |file: &std::fs::File| {
+        if gate.swap(false, Ordering::SeqCst) {
+            enter.send(()).unwrap();
+            left.recv().unwrap();
+        }
+        file.sync_data()
+    };
+    // Nobody hurries the flush that is held.
+    let patient = Options { flush_deadline: Duration::from_secs(600), ..options(1 << 20) };
+    let (wal, _) = Wal::open_with(dir.path(), Options { sync: Arc::new(sync), ..patient }).unwrap();
+    armed.store(true, Ordering::SeqCst);
+    let (done, first) = answer();
+    wal.group(ReplicaId(9)).unwrap().append(vec![record(1, 1, "a")], done);
+    entered.recv().unwrap();
+
+    let (submitted, answered) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (ended, all_ended) = bounded::<()>(0);
+    let (waited, while_held) = std::thread::scope(|scope| {
+        for replica in 1..=SUBMITTERS {
+            let log = wal.group(ReplicaId(replica)).unwrap();
+            let (submitted, answered, ended) = (&submitted, &answered, ended.clone());
             scope.spawn(move || {
+                // Dropped at the end: nothing is ever sent.
+                let _ended = ended;
                 let payload = Bytes::from(vec![7; 1 << 20]);
-                for index in 1..=30 {
-                    let answered = Arc::clone(&answered);
+                for index in 1..=EACH {
+                    let answered = Arc::clone(answered);
                     let done = Box::new(move |result: Result<(), WalError>| {
                         result.unwrap();
                         answered.fetch_add(1, Ordering::SeqCst);
                     });
                     log.append(vec![record(index, 1, payload.clone())], done);
+                    submitted.fetch_add(1, Ordering::SeqCst);
                     log.purge((1, index - 1), Box::new(|result| result.unwrap()));
                 }
             });
         }
+        drop(ended);
+        // Until the queue is as good as full: who wants in then has to wait for the flush.
+        let begun = Instant::now();
+        while submitted.load(Ordering::SeqCst) < HELD_MAX - SUBMITTERS
+            && begun.elapsed() < Duration::from_secs(60)
+        {
+            std::thread::yield_now();
+        }
+        // Submitters that do not wait are done with the rest in a moment.
+        let waited = all_ended.recv_timeout(Duration::from_millis(500)) == Err(RecvTimeoutError::Timeout);
+        let while_held = submitted.load(Ordering::SeqCst);
+        leave.send(()).unwrap();
+        (waited, while_held)
     });
+    assert!(waited, "no submitter waited");
+    assert!(while_held <= HELD_MAX, "{while_held} MiB were taken in while nothing was written");
+    first.recv().unwrap().unwrap();
     wal.close();
-    assert_eq!(answered.load(Ordering::SeqCst), 120);
+    assert_eq!(submitted.load(Ordering::SeqCst), SUBMITTERS * EACH);
+    assert_eq!(answered.load(Ordering::SeqCst), SUBMITTERS * EACH);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -131,13 +131,14 @@ fn submit(wal: &Wal, model: &mut Model, number: usize, (kind, replica, n): (u8, 
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 8, ..ProptestConfig::default() })]
-
-    #[test]
-    fn after_power_loss_the_log_is_a_prefix_with_all_that_was_answered(
-        steps in proptest::collection::vec((0..10u8, 1..4u64, 0..12u64), 60..160)
-    ) {
+#[test]
+fn after_power_loss_the_log_is_a_prefix_with_all_that_was_answered() {
+    const CASES: u32 = 8;
+    // Over all cases: how often a single one flushes, and is torn, is up to the machine.
+    let (torn, fsyncs) = (AtomicUsize::new(0), AtomicU64::new(0));
+    let config = ProptestConfig { cases: CASES, ..ProptestConfig::default() };
+    let steps = proptest::collection::vec((0..10u8, 1..4u64, 0..12u64), 60..160);
+    proptest!(config, |(steps in steps)| {
         let dir = tempfile::tempdir().unwrap();
         let disk = Arc::new(Disk::default());
         *disk.dir.lock() = dir.path().to_owned();
@@ -162,7 +163,6 @@ proptest! {
             }
         }
         wal.close();
-        let mut torn = 0;
         let live = |model: &Model| -> Model {
             let found = |entry: &(&u64, &(BTreeMap<_, _>, Option<_>))| !entry.1.0.is_empty() || entry.1.1.is_some();
             model.iter().filter(found).map(|(replica, entry)| (*replica, entry.clone())).collect()
@@ -170,11 +170,13 @@ proptest! {
         for image in disk.images.lock().iter().filter(|image| !image.files.is_empty()) {
             let (found, cut) = recovered(image);
             let found = live(&found);
-            torn += usize::from(cut);
+            torn.fetch_add(usize::from(cut), Ordering::Relaxed);
             let prefix = (image.answered..=image.submitted).find(|&steps| live(&history[steps]) == found);
             prop_assert!(prefix.is_some(), "{}..={}: {found:?}", image.answered, image.submitted);
         }
-        // Or the test shows nothing.
-        prop_assert!(torn > 0 && wal.stats().fsyncs > 10, "{torn} torn, {:?}", wal.stats());
-    }
+        fsyncs.fetch_add(wal.stats().fsyncs, Ordering::Relaxed);
+    });
+    // Or the test shows nothing.
+    let (torn, fsyncs) = (torn.into_inner(), fsyncs.into_inner());
+    assert!(torn > 0 && fsyncs > 10 * u64::from(CASES), "{torn} torn, {fsyncs} flushes");
 }

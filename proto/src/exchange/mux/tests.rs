@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -129,9 +129,10 @@ async fn a_broken_stream_loses_what_was_sent_and_refuses_the_rest() {
 
 #[tokio::test]
 async fn a_refused_connection_sends_nothing() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap().to_string();
-    drop(listener);
+    // Bound, so that nobody else gets the port, and not listening.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = socket.local_addr().unwrap().to_string();
     let channel = ChannelSettings::default().lazy(&addr).unwrap();
     let (mux, run) = Mux::<DataProtocol>::new(Limits::default(), async move |requests| {
         data_client(channel).exchange(requests).await.map(Response::into_inner)
@@ -145,7 +146,9 @@ async fn a_refused_connection_sends_nothing() {
 async fn a_deadline_frees_the_place_and_tells_whether_the_call_left() {
     let server = Server::start().await;
     let mux = server.mux(Limits::default());
-    let short = Instant::now() + Duration::from_millis(30);
+    // The stream is open: the next call leaves at once.
+    mux.call(request(ECHO, 0), soon()).await.unwrap();
+    let short = Instant::now() + Duration::from_secs(1);
     assert_eq!(mux.call(request(SILENT, 0), short).await.unwrap_err(), CallError::TimedOut { sent: true });
     assert_eq!(mux.in_flight(), 0);
     mux.call(request(ECHO, 0), soon()).await.unwrap();
