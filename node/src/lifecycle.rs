@@ -11,10 +11,8 @@ use borough_proto::limits::MESSAGE_BYTES_MAX;
 use borough_proto::wire::cluster_server::ClusterServer;
 use borough_proto::wire::data_server::DataServer;
 use borough_proto::wire::raft_server::RaftServer;
-use borough_proto::{ClusterMap, wire};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use parking_lot::Mutex;
-use prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -85,14 +83,8 @@ pub(crate) async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, Run
     let fail = |detail: String| DataDirError { path: dir.path().to_owned(), detail };
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let map = MapCell::default();
-    if let Some(bytes) = dir.read(loops::MAP_FILE)? {
-        // Only a hint where the others are; the meta group tells the truth.
-        match wire::ClusterMap::decode(bytes.as_slice()).map(ClusterMap::try_from) {
-            Ok(Ok(kept)) => {
-                map.offer(Arc::new(kept));
-            }
-            Ok(Err(_)) | Err(_) => tracing::warn!("{} cannot be read and is left out", loops::MAP_FILE),
-        }
+    if let Some(kept) = loops::kept_map(&dir) {
+        map.offer(Arc::new(kept));
     }
     let registry = Registry::open(&dir)?;
     let log_dir = dir.path().join(LOG_DIR);

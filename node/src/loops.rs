@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use borough_proto::limits::DEADLINE_MAX;
 use borough_proto::{ClusterMap, CollectionId, NodeId, ReplicaId, wire};
+use prost::Message;
 use rand::seq::SliceRandom;
 use tokio::time::Instant;
 
 use crate::clock::now_ms;
-use crate::identity::{DataDirError, Identity};
+use crate::identity::{DataDir, DataDirError, Identity};
 use crate::meta_leader;
 use crate::node::Node;
 use crate::raft::proposal;
@@ -30,14 +31,14 @@ const CALL_MAX: Duration = Duration::from_secs(5);
 /// A map stream that says nothing for this long is given up; the other side speaks every five seconds.
 const WATCH_SILENCE_MAX: Duration = Duration::from_secs(15);
 /// File that keeps the last map, to find the others after a restart.
-pub const MAP_FILE: &str = "map.bin";
+const MAP_FILE: &str = "map.bin";
 
 /// Opens and removes replicas whenever the map changes, and keeps the map for the next start.
 pub async fn follow_map(node: Arc<Node>) {
     let mut maps = node.map.watch();
     let mut failed = false;
-    // What was read at the start need not be written again, which a full disk would not allow.
-    let mut kept = node.map.get().epoch();
+    // What is kept already need not be written again, which a full disk would not allow.
+    let mut kept = kept_map(&node.dir).map_or(0, |map| map.epoch());
     loop {
         let map = Arc::clone(&maps.borrow_and_update());
         if map.epoch() > 0 && node.identity.get().is_some() {
@@ -60,9 +61,19 @@ pub async fn follow_map(node: Arc<Node>) {
     }
 }
 
+/// The map of the last run, if there is one that can be read. Only a hint where the others are; the meta group tells the truth.
+pub fn kept_map(dir: &DataDir) -> Option<ClusterMap> {
+    let bytes = dir.read(MAP_FILE).ok()??;
+    let map = wire::ClusterMap::decode(bytes.as_slice()).ok().map(ClusterMap::try_from);
+    if !matches!(map, Some(Ok(_))) {
+        tracing::warn!("{MAP_FILE} cannot be read and is left out");
+    }
+    map?.ok()
+}
+
 fn keep_map(node: &Node, map: &ClusterMap, kept: &mut u64) -> Result<(), DataDirError> {
     if map.epoch() != *kept {
-        node.dir.write(MAP_FILE, &prost::Message::encode_to_vec(map.wire()))?;
+        node.dir.write(MAP_FILE, &map.wire().encode_to_vec())?;
         *kept = map.epoch();
     }
     Ok(())
