@@ -34,7 +34,6 @@ pub struct Instance(u64);
 
 impl Instance {
     /// One that this process has not had.
-    #[expect(clippy::should_implement_trait, reason = "it iterates over nothing")]
     pub fn next() -> Self {
         static OPENED: AtomicU64 = AtomicU64::new(0);
         Self(OPENED.fetch_add(1, Ordering::Relaxed))
