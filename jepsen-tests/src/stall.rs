@@ -2,7 +2,7 @@
 //!
 //! Two threads of their own feel for it: one sleeps a little and notes how late it is woken (no processor was to be had),
 //! one writes a block beside the nodes' data and flushes it (the disk was not to be had). What a machine that works does to
-//! them stays below [`STALL_MIN`] and is not counted: then a limit holds as it is.
+//! them stays below `STALL_MIN` and is not counted: then a limit holds as it is.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
