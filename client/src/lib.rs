@@ -60,7 +60,7 @@ pub use client::{Client, Session};
 pub use collection::{Collection, Sorted};
 pub use document::{Doc, Etag, Json, Written};
 pub use error::{Cause, Error, Refusal, Result};
-pub use listing::{Listing, Page};
+pub use listing::{Keyed, Listing, Page};
 pub use partition::{Partition, Target, Transact};
 pub use request::{Create, Delete, Get, Patch, Put};
 

@@ -13,6 +13,7 @@ use borough_proto::http_api;
 use futures::Stream;
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::client::Core;
 use crate::document::Json;
@@ -46,6 +47,16 @@ pub struct Listing<T> {
     fetching: Option<Fetching>,
     ended: bool,
     kind: PhantomData<fn() -> T>,
+}
+
+/// A document of a [`Listing::keyed`] and where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keyed<T> {
+    pub id: String,
+    /// Of items of sorted collections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sort: Option<String>,
+    pub document: T,
 }
 
 /// One page of a [`Listing`].
@@ -117,6 +128,15 @@ impl<T> Listing<T> {
     pub fn stored(mut self) -> Self {
         self.query.stored = true;
         self
+    }
+
+    /// Each document with its key, which a document of a sorted collection need not show: it may have an `id` and a `sort`
+    /// of its own.
+    pub fn keyed(self) -> Listing<Keyed<T>> {
+        let Self { core, call, mut query, .. } = self;
+        query.keys = true;
+        let (ready, fetching, ended) = (VecDeque::new(), None, false);
+        Listing { core, call, query, ready, fetching, ended, kind: PhantomData }
     }
 
     /// The stream that this is already; reads well at the end of a chain.

@@ -112,6 +112,10 @@ pub enum Command {
         with their number and passed over; the exit code is 1 then.")]
     Import(ImportArgs),
     /// Write all documents of a collection to stdout as NDJSON
+    #[command(long_about = "Write all documents of a collection to stdout as NDJSON\n\n\
+        What was imported comes out as it was in the file. A document that does not hold its key gets it in front, so that \
+        everything can be imported again. In a sorted collection the key is in the fields where all items hold it, else in `id` and \
+        `sort`; --id and --sort name others.")]
     Export(ExportArgs),
 }
 

@@ -25,7 +25,7 @@ const WATCH_PAUSE: Duration = Duration::from_secs(1);
 /// When the node cannot be reached, or belongs to a cluster already.
 pub async fn init(args: InitArgs) -> Result<()> {
     let url = if args.node.contains("://") { args.node.clone() } else { format!("http://{}", args.node) };
-    let request = wire::InitRequest { shards: args.shards, replicas: args.replicas };
+    let request = wire::InitRequest { shards: args.shards, replicas: args.replicas, ..Default::default() };
     let call = async {
         let mut node =
             ClusterClient::connect(url).await.with_context(|| format!("connect to {}", args.node))?;

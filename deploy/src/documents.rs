@@ -1,17 +1,17 @@
-//! `borough get`, `put`, `patch`, `delete`, `list`, `export`: documents, one at a time or all.
+//! `borough get`, `put`, `patch`, `delete`, `list`: documents, one at a time or listed.
 //! Results go to stdout as JSON, exactly as the cluster gives them.
 
-use std::io::{IsTerminal, Read};
+use std::io::Read;
 use std::ops::Bound;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use borough_client::{Client, ClientBuilder, Json, Listing, Written};
 use futures::TryStreamExt;
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 
-use crate::cli::{DeleteArgs, ExportArgs, GetArgs, Key, ListArgs, PatchArgs, PutArgs, Target};
+use crate::cli::{DeleteArgs, GetArgs, Key, ListArgs, PatchArgs, PutArgs, Target};
 use crate::exit::print;
+use crate::export::one_line;
 
 /// Of one call, its retries included: longer than an election, short for a person.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -151,47 +151,12 @@ pub async fn list(args: ListArgs) -> Result<()> {
     Ok(())
 }
 
-/// Prints every document as it was written, one a line: what `import` reads.
-///
-/// # Errors
-/// When a page cannot be read; what was printed until then is whole lines.
-pub async fn export(args: ExportArgs) -> Result<()> {
-    let client = client(&args.target)?;
-    let mut listing = listing(&client, &args.collection, args.partition.as_deref()).stored().page_size(PAGE);
-    // Lines on the same terminal would tear the bar apart.
-    let visible = std::io::stderr().is_terminal() && !std::io::stdout().is_terminal();
-    let bar = if visible { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}")?);
-    let (mut count, mut bytes) = (0_u64, 0_u64);
-    let mut block = String::new();
-    while let Some(document) = listing.try_next().await? {
-        block.push_str(&one_line(document.get()));
-        block.push('\n');
-        count += 1;
-        if block.len() >= 256 << 10 {
-            bytes += block.len() as u64;
-            print(&block)?;
-            block.clear();
-            bar.set_message(format!("{} documents, {}", HumanCount(count), HumanBytes(bytes)));
-            bar.tick();
-        }
-    }
-    print(&block)?;
-    bar.finish_and_clear();
-    Ok(())
-}
-
-fn listing(client: &Client, collection: &str, partition: Option<&str>) -> Listing<Json> {
+/// All documents of a collection, or of a partition of a sorted one.
+pub fn listing(client: &Client, collection: &str, partition: Option<&str>) -> Listing<Json> {
     match partition {
         None => client.raw(collection).list(),
         Some(id) => client.sorted::<Json>(collection).partition(id),
     }
-}
-
-/// A document may have been written with line ends between its tokens (inside strings they are always
-/// escaped); a blank there means the same and keeps it on one line.
-fn one_line(document: &str) -> std::borrow::Cow<'_, str> {
-    if document.contains(['\n', '\r']) { document.replace(['\n', '\r'], " ").into() } else { document.into() }
 }
 
 fn print_line(text: &str) -> Result<()> {
@@ -251,11 +216,5 @@ mod tests {
             "{\"a\": 12345678901234567890123}"
         );
         assert!(json("{a}").is_err());
-    }
-
-    #[test]
-    fn an_exported_document_is_one_line_with_the_same_meaning() {
-        assert_eq!(one_line("{\"a\":\"x\\ny\"}"), "{\"a\":\"x\\ny\"}");
-        assert_eq!(one_line("{\r\n  \"a\": 1.0\n}"), "{    \"a\": 1.0 }");
     }
 }

@@ -37,6 +37,8 @@ use progress::{Acknowledged, Ledger, Progress};
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 /// A batch that has not got through for this long ends the import; what is done stays done.
 const STALL_MAX: Duration = Duration::from_secs(120);
+/// A collection that was just created is known everywhere after this.
+const CREATED_MAX: Duration = Duration::from_secs(5);
 /// How often the progress is kept.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// What is in flight when the import is interrupted may take this long; later it counts as not sent.
@@ -94,7 +96,15 @@ async fn prepare(client: &Client, args: &ImportArgs) -> Result<()> {
     let sort_key = args.sort.is_some();
     let found = match client.admin().collection(&args.collection).await {
         // Then the collection must be there, and the writes tell whether it has a sort key.
-        Err(Error::Forbidden(_)) => return Ok(()),
+        Err(Error::Forbidden(_)) => {
+            return match client.raw(&args.collection).list().page_size(1).page().await {
+                Err(Error::CollectionNotFound(_)) => bail!(
+                    "no such collection: {}, and the token lacks the right `admin`, which creates one",
+                    args.collection
+                ),
+                Ok(_) | Err(_) => Ok(()),
+            };
+        }
         found => found?,
     };
     match found {
@@ -315,8 +325,12 @@ async fn write(client: &Client, collection: &str, documents: &[Document]) -> Res
         if pending.len() < before {
             (pause, progressed) = (PAUSE_MIN, Instant::now());
         }
-        if progressed.elapsed() > STALL_MAX {
-            return Err(anyhow::Error::new(fault).context(format!("nothing was written for {STALL_MAX:?}")));
+        let patience = match fault {
+            Error::CollectionNotFound(_) => CREATED_MAX,
+            _ => STALL_MAX,
+        };
+        if progressed.elapsed() > patience {
+            return Err(anyhow::Error::new(fault).context(format!("nothing was written for {patience:?}")));
         }
         tokio::time::sleep(fault.retry_after().unwrap_or_default().max(pause)).await;
         pause = (pause * 2).min(PAUSE_MAX);

@@ -12,6 +12,7 @@ mod collections;
 mod dev;
 mod documents;
 pub mod exit;
+mod export;
 mod import;
 pub mod local_cluster;
 mod logging;
@@ -58,7 +59,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Delete(args) => documents::delete(args).await,
         Command::List(args) => documents::list(args).await,
         Command::Import(args) => import::run(args).await,
-        Command::Export(args) => documents::export(args).await,
+        Command::Export(args) => export::run(args).await,
     }
     .map_err(Failure::Failed)
 }

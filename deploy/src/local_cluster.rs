@@ -157,11 +157,13 @@ impl LocalCluster {
     async fn init(&self, node: &LocalNode) -> Result<()> {
         let options = &self.shared.options;
         let deadline = Instant::now() + options.step_timeout;
-        let request = wire::InitRequest { shards: options.shards, replicas: options.replicas };
+        let request =
+            wire::InitRequest { shards: options.shards, replicas: options.replicas, ..Default::default() };
         loop {
             let url = format!("http://{}", node.addr());
-            let answer =
-                async { Ok::<_, anyhow::Error>(ClusterClient::connect(url).await?.init(request).await) };
+            let answer = async {
+                Ok::<_, anyhow::Error>(ClusterClient::connect(url).await?.init(request.clone()).await)
+            };
             match answer.await {
                 Ok(Ok(_)) => return Ok(()),
                 Ok(Err(status)) if status.code() == tonic::Code::AlreadyExists => return Ok(()),

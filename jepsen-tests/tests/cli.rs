@@ -32,6 +32,7 @@ async fn commands() -> anyhow::Result<()> {
     cases.run("cluster status", cluster_status(&http)).await;
     cases.run("the router is taken from the environment", router_variable(&http)).await;
     cases.run("an interrupted import ends and goes on, the router being away", interrupted(&cluster)).await;
+    cases.run("what is exported can be imported again", exported(&cluster)).await;
     cases.run("usage ends with 2, failure with 1", exit_codes(&http)).await;
     cases.run("the help of every command ends with an example", help()).await;
     if cases.failed() {
@@ -162,6 +163,47 @@ async fn interrupted(cluster: &Cluster) -> anyhow::Result<()> {
         return Ok(());
     }
     anyhow::bail!("every import was done before it could be interrupted")
+}
+
+async fn exported(cluster: &Cluster) -> anyhow::Result<()> {
+    let http = cluster.http();
+    good(&http, &["collection", "create", "notes", "--sort-key"]).await?;
+    for (path, document) in [
+        ("/v1/people/a%2Fb", json!({"name": "x"})),
+        ("/v1/people/2", json!({"id": 2, "name": "y"})),
+        ("/v1/notes/7/2026-01-01", json!({"title": "first"})),
+        ("/v1/notes/7/2026-02-01", json!({"title": "second", "sort": "2026-02-01"})),
+        ("/v1/notes/ä/z", json!({})),
+    ] {
+        if path.starts_with("/v1/people")
+            && http.get("/admin/v1/collections/people").send().await?.status == 404
+        {
+            good(&http, &["collection", "create", "people"]).await?;
+        }
+        http.put(path, &document).expect(201).await?;
+    }
+    for (from, to, import) in
+        [("people", "people2", vec![]), ("notes", "notes2", vec!["--id", "id", "--sort", "sort"])]
+    {
+        let file = cluster.dir().join(format!("{from}.ndjson"));
+        std::fs::write(&file, good(&http, &["export", from]).await?)?;
+        let file = file.to_string_lossy().into_owned();
+        good(&http, &[&["import", to, &file], &*import].concat()).await?;
+        let keyed = |name: &str| format!("/v1/{name}?keys=true");
+        let (before, after) = (
+            http.get(&keyed(from)).expect(200).await?.json()?,
+            http.get(&keyed(to)).expect(200).await?.json()?,
+        );
+        ensure!(before["items"].as_array().is_some_and(|items| items.len() >= 2), "{before}");
+        check_eq!(before["items"], after["items"], "{from}");
+    }
+    // A document that uses the field for something else is not given a wrong key, nor left without one.
+    http.put("/v1/notes/8/a", &json!({"id": 99})).expect(201).await?;
+    let told = borough(&http, &["export", "notes"]).await?;
+    check_eq!(told.status.code(), Some(1));
+    let given = good(&http, &["export", "notes", "--partition", "8", "--id", "of", "--sort", "at"]).await?;
+    check_eq!(json_line(&given)?, json!({"of": "8", "at": "a", "id": 99}));
+    Ok(())
 }
 
 async fn collections(http: &Http) -> anyhow::Result<()> {

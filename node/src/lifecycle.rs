@@ -141,6 +141,7 @@ pub(crate) async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, Run
         disk_full: AtomicBool::new(false),
         disk_free_bytes: AtomicU64::new(0),
         proposed_bytes: AtomicU64::new(0),
+        creating: AtomicBool::new(false),
         initialising: tokio::sync::Mutex::default(),
         reconciling: tokio::sync::Mutex::default(),
     });

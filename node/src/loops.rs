@@ -366,12 +366,14 @@ fn rates(
 pub async fn keep_house(node: Arc<Node>) -> Result<(), String> {
     let mut ticks = tokio::time::interval(HOUSEKEEPING_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut registered = false;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = node.stop.cancelled() => return Ok(()),
         }
         watch_disk(&node);
+        taken_over(&node, &mut registered)?;
         if let Some((group, failure)) = node.groups.failure() {
             if node.stop.is_cancelled() {
                 return Ok(());
@@ -399,6 +401,25 @@ pub async fn compact(node: Arc<Node>) {
             () = node.stop.cancelled() => return,
         }
     }
+}
+
+/// Once the map names this node's own address, another one there means that a second process has this node's identity.
+pub(crate) fn taken_over(node: &Node, registered: &mut bool) -> Result<(), String> {
+    let map = node.map.get();
+    let (Some(named), Some(own)) = (map.node(node.node_id()), node.advertised.get()) else { return Ok(()) };
+    if named.addr == own.addr {
+        *registered = true;
+    } else if *registered && !node.leaving.load(Ordering::Relaxed) {
+        // Both would vote as one replica: this one, whose data is no copy, must not go on beside the other.
+        return Err(format!(
+            "another process has joined at {} as node {}, which is this one at {}: was the data directory copied? Stop that \
+             process for good before this node is started again",
+            named.addr,
+            node.node_id().get(),
+            own.addr
+        ));
+    }
+    Ok(())
 }
 
 fn watch_disk(node: &Node) {

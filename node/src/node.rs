@@ -49,6 +49,8 @@ pub struct Node {
     pub disk_free_bytes: AtomicU64,
     pub requests: Semaphore,
     pub proposed_bytes: AtomicU64,
+    /// `cluster init` is under way here.
+    pub creating: AtomicBool,
     /// Held while the cluster is created.
     pub initialising: tokio::sync::Mutex<()>,
     /// Held while replicas are opened and removed.

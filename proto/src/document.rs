@@ -89,8 +89,10 @@ pub fn inspect_unbounded(body: &[u8]) -> Result<Inspected<'_>, DocumentError> {
         Some(b'{') => {}
         Some(b'[') => return Err(DocumentError::NotAnObject { found: "an array" }),
         Some(b'"') => return Err(DocumentError::NotAnObject { found: "a string" }),
-        Some(b't' | b'f') => return Err(DocumentError::NotAnObject { found: "a boolean" }),
-        Some(b'n') => return Err(DocumentError::NotAnObject { found: "null" }),
+        Some(b't' | b'f') if ["true", "false"].contains(&text.trim()) => {
+            return Err(DocumentError::NotAnObject { found: "a boolean" });
+        }
+        Some(b'n') if text.trim() == "null" => return Err(DocumentError::NotAnObject { found: "null" }),
         Some(b'-' | b'0'..=b'9') => return Err(DocumentError::NotAnObject { found: "a number" }),
         Some(_) => return Err(malformed("expected `{` at the start")),
         None => return Err(malformed("the body is empty")),

@@ -121,6 +121,8 @@ pub(crate) struct ListQuery {
     pub page_token: Option<String>,
     /// Documents as they were sent, without the `id` and `sort` that are added when shown.
     pub stored: bool,
+    /// Each with its key: `{"id", "sort", "document"}`.
+    pub keys: bool,
 }
 
 /// One of the two ways to the cluster.

@@ -184,6 +184,12 @@ pub struct ExportArgs {
     /// Only the items of this id (sorted collections)
     #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     pub partition: Option<String>,
+    /// Field that holds the id, as for import; found by itself when not given
+    #[arg(long, value_name = "FIELD")]
+    pub id: Option<String>,
+    /// Field that holds the sort key, likewise
+    #[arg(long, value_name = "FIELD")]
+    pub sort: Option<String>,
     #[command(flatten)]
     pub target: Target,
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use borough_proto::{ClusterMap, GroupId, NodeId, ReplicaId, http_api, limits, wire};
@@ -18,6 +19,8 @@ use crate::placement::status;
 
 /// How long a control call looks for the meta leader.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// One seed's time to say whether it has a cluster; one that is away has none to speak of.
+const SEED_MAX: Duration = Duration::from_secs(1);
 /// Replica id of the meta group's first member.
 const FIRST_META_REPLICA: ReplicaId = ReplicaId(1);
 /// A watcher hears at least this often, so that a dead connection is noticed.
@@ -47,8 +50,17 @@ impl wire::cluster_server::Cluster for ClusterService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<wire::MapUpdate, Status>> + Send>>;
 
     async fn init(&self, request: Request<wire::InitRequest>) -> Result<Response<wire::InitReply>, Status> {
-        let cluster_id = init(&self.0, request.get_ref()).await?;
-        Ok(Response::new(wire::InitReply { cluster_id }))
+        let (node, request) = (&self.0, request.into_inner());
+        if !request.asking.is_empty() {
+            let cluster_id = node.identity.get().map(|identity| identity.cluster_id.clone());
+            let own = node.advertised.get().filter(|_| node.creating.load(Ordering::SeqCst));
+            return Ok(Response::new(wire::InitReply {
+                cluster_id: cluster_id.unwrap_or_default(),
+                creating: own.map(|own| own.addr.clone()).unwrap_or_default(),
+            }));
+        }
+        let cluster_id = init(node, &request).await?;
+        Ok(Response::new(wire::InitReply { cluster_id, creating: String::new() }))
     }
 
     async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinReply>, Status> {
@@ -200,6 +212,53 @@ impl Watching {
     }
 }
 
+/// Says that this node is creating a cluster, until it is dropped.
+struct Creating<'a>(&'a Node);
+
+impl<'a> Creating<'a> {
+    fn announce(node: &'a Node) -> Self {
+        node.creating.store(true, Ordering::SeqCst);
+        Self(node)
+    }
+}
+
+impl Drop for Creating<'_> {
+    fn drop(&mut self) {
+        self.0.creating.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Makes sure that no seed that answers belongs to a cluster or makes one. This node has announced itself before it asks:
+/// of two that do so at once each sees the other, or one sees that the other has done it. The lower address goes on.
+async fn nowhere_else(node: &Node) -> Result<(), Status> {
+    let own = node.advertised.get().ok_or_else(|| Status::unavailable("the node is starting"))?.addr.clone();
+    let deadline = Instant::now() + PATIENCE;
+    for seed in node.config.join.iter().filter(|&seed| *seed != own) {
+        loop {
+            let Ok(mut client) = node.peers.cluster_client(seed) else { break };
+            let request = wire::InitRequest { asking: own.clone(), ..Default::default() };
+            let Ok(Ok(reply)) = tokio::time::timeout(SEED_MAX, client.init(request)).await else { break };
+            let wire::InitReply { cluster_id, creating } = reply.into_inner();
+            if !cluster_id.is_empty() {
+                return Err(Status::already_exists(format!(
+                    "{seed} belongs to cluster {cluster_id}, which this node joins; a cluster is created once"
+                )));
+            }
+            // It may be this node by another name.
+            if creating.is_empty() || creating == own {
+                break;
+            }
+            if creating < own || Instant::now() >= deadline {
+                return Err(Status::already_exists(format!(
+                    "a cluster is being created at {creating}, which this node joins; a cluster is created once"
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    Ok(())
+}
+
 async fn init(node: &Arc<Node>, request: &wire::InitRequest) -> Result<String, Status> {
     let exists = |cluster: &str| {
         Status::already_exists(format!(
@@ -213,6 +272,10 @@ async fn init(node: &Arc<Node>, request: &wire::InitRequest) -> Result<String, S
         return Err(Status::invalid_argument(format!("replicas: must be 1 to {}", limits::REPLICAS_MAX)));
     }
     let _one_at_a_time = node.initialising.lock().await;
+    let _creating = Creating::announce(node);
+    if node.identity.get().is_none() {
+        nowhere_else(node).await?;
+    }
     let cluster_id = match node.identity.get() {
         // An earlier attempt that died between identity and catalog is finished here.
         Some(identity) if identity.node == NodeId(1) && node.map.get().epoch() == 0 => {

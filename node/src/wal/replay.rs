@@ -158,7 +158,8 @@ impl Replica {
     fn finish(self, dir: &Path, replica: ReplicaId) -> (Placed, Vec<u64>) {
         let damage = self.find_damage(dir);
         if let Some(damage) = damage {
-            let path = dir.join(&damage.path);
+            // As it was recorded, which may have been relative to another working directory.
+            let path = damage.path.file_name().map_or_else(|| damage.path.clone(), |name| dir.join(name));
             let damage = Damage { path, ..damage }.of(replica);
             return (Placed { damage: Some(damage), ..Placed::default() }, Vec::new());
         }

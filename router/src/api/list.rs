@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::call::{Call, shard_of};
 use super::page_token::Place;
-use crate::http::answer::{Items, Trace, json};
+use crate::http::answer::{Items, Trace, json, put_json};
 use crate::http::query::{Param, Query};
 use crate::http::refusal::Refusal;
 
@@ -31,7 +31,8 @@ const SHARDS_AT_ONCE_MAX: usize = 8;
 /// # Errors
 /// A [`Refusal`]; a page is never silently incomplete.
 pub async fn collection(call: &Call<'_>, info: &CollectionInfo) -> Result<Response, Refusal> {
-    let query = Query::parse(call.head.uri.query(), &[Param::PageSize, Param::PageToken, Param::View])?;
+    let query =
+        Query::parse(call.head.uri.query(), &[Param::PageSize, Param::PageToken, Param::View, Param::Keys])?;
     let fingerprint = fingerprint(&[b"collection", &info.id.to_le_bytes()]);
     let place = place(&query, fingerprint)?;
     let mut walk = Walk { call, info, page: Page::new(call.trace(), &query), place };
@@ -45,7 +46,15 @@ pub async fn collection(call: &Call<'_>, info: &CollectionInfo) -> Result<Respon
 /// # Errors
 /// A [`Refusal`].
 pub async fn partition(call: &Call<'_>, info: &CollectionInfo, id: &str) -> Result<Response, Refusal> {
-    let allowed = [Param::PageSize, Param::PageToken, Param::View, Param::Start, Param::End, Param::Reverse];
+    let allowed = [
+        Param::PageSize,
+        Param::PageToken,
+        Param::View,
+        Param::Keys,
+        Param::Start,
+        Param::End,
+        Param::Reverse,
+    ];
     let query = Query::parse(call.head.uri.query(), &allowed)?;
     let bound = |bound: &Option<String>| {
         bound.clone().map_or_else(|| vec![0], |text| [&[1], text.as_bytes()].concat())
@@ -104,6 +113,7 @@ struct Page {
     left: u32,
     bytes_left: usize,
     stored: bool,
+    keys: bool,
     trace: Trace,
 }
 
@@ -114,6 +124,7 @@ impl Page {
             left: query.page_size,
             bytes_left: PAGE_BYTES_MAX as usize,
             stored: query.stored,
+            keys: query.keys,
             trace,
         }
     }
@@ -123,7 +134,21 @@ impl Page {
         self.bytes_left = self.bytes_left.saturating_sub(document.body.len());
         let flags = if self.stored { 0 } else { document.flags };
         let shown = present(&document.id, document.sort.as_deref(), flags, &document.body);
-        self.items.push(|out| out.extend_from_slice(&shown));
+        if !self.keys {
+            self.items.push(|out| out.extend_from_slice(&shown));
+            return;
+        }
+        self.items.push(|out| {
+            out.extend_from_slice(b"{\"id\":");
+            put_json(out, &document.id);
+            if let Some(sort) = &document.sort {
+                out.extend_from_slice(b",\"sort\":");
+                put_json(out, sort);
+            }
+            out.extend_from_slice(b",\"document\":");
+            out.extend_from_slice(&shown);
+            out.extend_from_slice(b"}");
+        });
     }
 
     fn is_full(&self) -> bool {

@@ -10,7 +10,7 @@ use borough_proto::http_api::headers::MERGE_PATCH;
 use borough_proto::limits::{DOCUMENT_BYTES_MAX, ID_BYTES_MAX, SORT_BYTES_MAX};
 use borough_proto::wire::{self, CollectionInfo, op::Action};
 use bytes::Bytes;
-use http::header::{HeaderValue, LOCATION};
+use http::header::{HeaderValue, IF_MATCH, LOCATION};
 use http::{Method, StatusCode};
 use uuid::Uuid;
 use xxhash_rust::xxh3::Xxh3;
@@ -93,6 +93,12 @@ pub async fn change(
 /// A [`Refusal`] with the write's outcome.
 pub async fn create(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Result<Response, Refusal> {
     let query = Query::parse(call.head.uri.query(), &[Param::Ttl])?;
+    if call.head.headers.contains_key(IF_MATCH) {
+        // Ignoring it would create what the caller meant to change.
+        let detail =
+            "a POST creates a document, so there is no version to match; PUT and PATCH take If-Match";
+        return Err(Refusal::new(ProblemType::BadRequest, detail).field("if-match"));
+    }
     content_type(&call.head.headers, JSON)?;
     let document = call.body(body, DOCUMENT_BYTES_MAX, JSON).await?;
     let inspected = inspect(&document)?;

@@ -8,7 +8,7 @@ use borough_proto::http_api::headers as names;
 use borough_proto::limits::{DEADLINE_MAX, IDEMPOTENCY_KEY_BYTES_MAX};
 use borough_proto::session::Session;
 use borough_proto::wire::Precondition;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
+use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName};
 
 use super::refusal::Refusal;
@@ -183,17 +183,16 @@ pub struct CacheControl {
 
 impl CacheControl {
     /// # Errors
-    /// 400 for a `max-stale` without seconds; directives that mean nothing here are ignored (RFC 9111 §5.2.3).
+    /// 400 for a `max-stale` of something else than seconds; directives that mean nothing here are ignored (RFC 9111 §5.2.3).
     pub fn read(headers: &HeaderMap) -> Result<Self, Refusal> {
         match joined(headers, &CACHE_CONTROL)? {
-            Some(text) => {
-                Self::parse(&text).ok_or_else(|| bad("cache-control", "max-stale takes seconds: max-stale=5"))
-            }
+            Some(text) => Self::parse(&text)
+                .ok_or_else(|| bad("cache-control", "max-stale takes whole seconds: max-stale=5")),
             None => Ok(Self::default()),
         }
     }
 
-    /// `None` when `max-stale` lacks its seconds.
+    /// `None` when `max-stale` has something else than seconds.
     pub fn parse(text: &str) -> Option<Self> {
         let mut control = Self::default();
         for directive in text.split(',') {
@@ -203,6 +202,11 @@ impl CacheControl {
                 control.no_cache = true;
             } else if name.eq_ignore_ascii_case("max-stale") {
                 let digits = value.trim().trim_matches('"');
+                if !directive.contains('=') {
+                    // Without a number: however stale it is (RFC 9111 §5.2.1.2).
+                    control.max_stale_ms = Some(u32::MAX);
+                    continue;
+                }
                 if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
                     return None;
                 }
@@ -258,6 +262,11 @@ pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
 /// # Errors
 /// 415 naming what is accepted.
 pub fn content_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Refusal> {
+    if let Some(coding) = headers.get(CONTENT_ENCODING).filter(|coding| *coding != "identity") {
+        let detail =
+            format!("the body is encoded as {coding:?}; it is taken as it is, without a content coding");
+        return Err(Refusal::new(ProblemType::UnsupportedMediaType, detail).field("content-encoding"));
+    }
     let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
     let text = value.to_str().unwrap_or_default();
     let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
@@ -326,7 +335,8 @@ mod tests {
         assert_eq!(parse("no-transform, Max-Stale = \"7\""), Some(Some(7000)));
         assert_eq!(parse("max-stale=99999999999"), Some(Some(u32::MAX)));
         assert_eq!(parse("max-age=0"), Some(None));
-        for text in ["max-stale", "max-stale=", "max-stale=-1", "max-stale=1.5"] {
+        assert_eq!(parse("no-transform, max-stale"), Some(Some(u32::MAX)));
+        for text in ["max-stale=", "max-stale=-1", "max-stale=1.5"] {
             assert_eq!(parse(text), None, "{text}");
         }
     }
@@ -347,6 +357,9 @@ mod tests {
         assert!(check("application/json").is_ok());
         assert!(check("Application/JSON; charset=\"UTF-8\"").is_ok());
         assert!(content_type(&HeaderMap::new(), &["application/json"]).is_ok());
+        let coded = |coding| content_type(&headers(&[("content-encoding", coding)]), &["application/json"]);
+        assert!(coded("identity").is_ok());
+        assert_eq!(coded("gzip").unwrap_err().status(), 415);
         for text in ["text/plain", "application/json; charset=latin1", "", "application/jsonx"] {
             assert_eq!(check(text).unwrap_err().status(), 415, "{text}");
         }

@@ -12,6 +12,7 @@ use super::refusal::Refusal;
 pub enum Param {
     Ttl,
     View,
+    Keys,
     PageSize,
     PageToken,
     Start,
@@ -25,6 +26,7 @@ impl Param {
             Self::Ttl => "ttl",
             Self::View => "view",
             Self::PageSize => "pageSize",
+            Self::Keys => "keys",
             Self::PageToken => "pageToken",
             Self::Start => "start",
             Self::End => "end",
@@ -40,6 +42,8 @@ pub struct Query {
     pub ttl_ms: Option<u64>,
     /// Documents exactly as they were imported, without `id` and `sort` added.
     pub stored: bool,
+    /// Items of a listing are `{"id", "sort", "document"}`.
+    pub keys: bool,
     pub page_size: u32,
     pub page_token: Option<String>,
     /// Sort keys, from `start` inclusive to `end` exclusive.
@@ -53,6 +57,7 @@ impl Default for Query {
         Self {
             ttl_ms: None,
             stored: false,
+            keys: false,
             page_size: PAGE_SIZE_DEFAULT,
             page_token: None,
             start: None,
@@ -108,15 +113,18 @@ impl Query {
             Param::PageToken => self.page_token = Some(value).filter(|token| !token.is_empty()),
             Param::Start => self.start = Some(bound("start", value)?),
             Param::End => self.end = Some(bound("end", value)?),
-            Param::Reverse => {
-                self.reverse = match value.as_str() {
-                    "true" => true,
-                    "false" => false,
-                    _ => return Err(bad("reverse", format!("reverse is true or false, not {value:?}"))),
-                }
-            }
+            Param::Keys => self.keys = boolean("keys", &value)?,
+            Param::Reverse => self.reverse = boolean("reverse", &value)?,
         }
         Ok(())
+    }
+}
+
+fn boolean(name: &str, value: &str) -> Result<bool, Refusal> {
+    match value {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(bad(name, format!("{name} is true or false, not {value:?}"))),
     }
 }
 
@@ -169,6 +177,7 @@ mod tests {
         let expected = Query {
             ttl_ms: Some(1500),
             stored: true,
+            keys: false,
             page_size: 5,
             page_token: None,
             start: Some("a b".to_owned()),

@@ -65,6 +65,9 @@ pub struct Paging {
     /// Most items of a page.
     #[param(minimum = 1, maximum = 1000, default = json!(100), required = false)]
     page_size: u32,
+    /// Items are `{"id", "sort", "document"}`: a document of a sorted collection may have an `id` and a `sort` of its own.
+    #[param(required = false)]
+    keys: bool,
     /// `nextPageToken` of the page before.
     #[param(required = false)]
     page_token: String,

@@ -58,6 +58,11 @@ async fn a_partition_is_listed_in_order_within_bounds() {
     assert_eq!(walk(&world, "/v1/posts/u?start=b&end=d", "sort").await, ["b", "c"]);
     assert_eq!(walk(&world, "/v1/posts?pageSize=2", "sort").await.len(), 5);
     assert_eq!(
+        world.get("/v1/posts/u?view=stored&keys=true&pageSize=1").await.json()["items"][0],
+        serde_json::json!({"id": "u", "sort": "a", "document": {"id": "own"}})
+    );
+    assert_eq!(world.get("/v1/posts?keys=yes").await.status, 400);
+    assert_eq!(
         world.get("/v1/posts/u?view=stored&pageSize=1").await.json()["items"][0],
         serde_json::json!({"id": "own"})
     );

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::{Direct, Way, ops};
 use crate::document::Json;
 use crate::error::{Error, Result};
+use crate::listing::Keyed;
 use crate::transport::{Call, ListQuery};
 
 /// Where a listing goes on.
@@ -105,8 +106,7 @@ impl Way<'_> {
         };
         let reply = self.scan(self.shard(id)?, scan).await?.body;
         let next = reply.items.last().filter(|_| reply.more).map(|last| last_seen(last).encode());
-        let items =
-            reply.items.into_iter().map(|item| self.item(item, query.stored)).collect::<Result<_>>()?;
+        let items = reply.items.into_iter().map(|item| self.item(item, query)).collect::<Result<_>>()?;
         Ok(Page { items, next_page_token: next })
     }
 
@@ -143,7 +143,7 @@ impl Way<'_> {
             };
             for item in reply.items {
                 bytes += item.body.len();
-                items.push(self.item(item, query.stored)?);
+                items.push(self.item(item, query)?);
             }
             let Some(next) = next else { return Ok(Page { items, next_page_token: None }) };
             if items.len() >= limit as usize || bytes >= limits::PAGE_BYTES_MAX as usize {
@@ -153,10 +153,13 @@ impl Way<'_> {
         }
     }
 
-    fn item(&self, document: wire::Document, stored: bool) -> Result<Json> {
-        let json = if stored { document.body } else { ops::shown(document).json };
+    fn item(&self, document: wire::Document, query: &ListQuery) -> Result<Json> {
+        let key = query.keys.then(|| (document.id.clone(), document.sort.clone()));
+        let json = if query.stored { document.body } else { ops::shown(document).json };
         let text = String::from_utf8(json.into()).map_err(|_| self.misanswered())?;
-        RawValue::from_string(text).map_err(|_| self.misanswered())
+        let document = RawValue::from_string(text).map_err(|_| self.misanswered())?;
+        let Some((id, sort)) = key else { return Ok(document) };
+        serde_json::value::to_raw_value(&Keyed { id, sort, document }).map_err(|_| self.misanswered())
     }
 }
 

@@ -138,6 +138,7 @@ impl Rest {
             .collect();
         parameters.extend(query.page_size.map(|size| format!("pageSize={size}")));
         parameters.extend(query.reverse.then(|| "reverse=true".to_owned()));
+        parameters.extend(query.keys.then(|| "keys=true".to_owned()));
         parameters.extend(query.stored.then(|| "view=stored".to_owned()));
         if !parameters.is_empty() {
             target = format!("{target}?{}", parameters.join("&"));

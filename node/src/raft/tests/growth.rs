@@ -261,7 +261,7 @@ async fn grow() {
     let mut first = Running::start(&tasks, alone.clone());
     let address = first.address().await;
     let mut cluster = cluster_client(ChannelSettings::default().lazy(&address).unwrap());
-    cluster.init(wire::InitRequest { shards: 1, replicas: 3 }).await.unwrap();
+    cluster.init(wire::InitRequest { shards: 1, replicas: 3, ..Default::default() }).await.unwrap();
     let collection = wire::CollectionInfo { name: "users".to_owned(), ..Default::default() };
     let request = wire::PutCollectionRequest { collection: Some(collection) };
     let collection = cluster.put_collection(request).await.unwrap().into_inner().collection.unwrap().id;
@@ -360,7 +360,7 @@ fn malformed_snapshot_is_refused_and_leaves_nothing_staged() {
         let node = Running::start(&tasks, config(dir.path(), EngineKind::Sled, &[]));
         let channel = ChannelSettings::default().lazy(&node.address().await).unwrap();
         let mut cluster = cluster_client(channel.clone());
-        cluster.init(wire::InitRequest { shards: 1, replicas: 1 }).await.unwrap();
+        cluster.init(wire::InitRequest { shards: 1, replicas: 1, ..Default::default() }).await.unwrap();
         let mut updates = cluster.watch(wire::WatchRequest::default()).await.unwrap().into_inner();
         let map = updates.message().await.unwrap().unwrap().full.unwrap();
         let header = wire::SnapshotHeader {

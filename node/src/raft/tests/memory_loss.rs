@@ -9,9 +9,11 @@ use wire::raft_frame::Body;
 
 use super::growth::{Running, boxed, config, generations, until};
 use super::*;
+use crate::config::Config;
 use crate::identity::{DataDir, Identity};
 use crate::lifecycle;
-use crate::node::Node;
+use crate::loops::taken_over;
+use crate::node::{Advertised, Node};
 use crate::raft::types::encode_payload;
 use crate::registry::Standing;
 
@@ -65,7 +67,7 @@ fn a_node_whose_log_is_gone_is_refused() {
         let channel = borough_proto::exchange::channel::ChannelSettings::default();
         let channel = channel.lazy(&running.address().await).unwrap();
         let mut cluster = borough_proto::exchange::channel::cluster_client(channel);
-        cluster.init(wire::InitRequest { shards: 1, replicas: 1 }).await.unwrap();
+        cluster.init(wire::InitRequest { shards: 1, replicas: 1, ..Default::default() }).await.unwrap();
         until("the replicas are kept", async || dir.path().join("replicas.json").exists()).await;
         drop(cluster);
         running.stop().await;
@@ -154,6 +156,73 @@ fn entries_that_do_not_follow_each_other_are_refused() {
                 "{previous:?} {indexes:?}: {answer:?}"
             );
         }
+        end(&node).await;
+    }));
+}
+
+#[test]
+fn of_two_that_create_a_cluster_at_once_one_does() {
+    runtime().block_on(boxed(async {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        // Another loopback address has the ports free that these hold.
+        let held = [0; 2].map(|port| std::net::TcpListener::bind(("127.0.0.1", port)).unwrap());
+        let listen = held
+            .each_ref()
+            .map(|held| std::net::SocketAddr::from(([127, 0, 0, 3], held.local_addr().unwrap().port())));
+        let seeds = listen.map(|addr| addr.to_string());
+        let tasks = TaskTracker::new();
+        let start = |dir: &tempfile::TempDir, listen| {
+            Running::start(&tasks, Config { listen, ..config(dir.path(), EngineKind::Sled, &seeds) })
+        };
+        let nodes = [start(&dirs[0], listen[0]), start(&dirs[1], listen[1])];
+        let client = async |node: &Running| {
+            let channel = borough_proto::exchange::channel::ChannelSettings::default();
+            borough_proto::exchange::channel::cluster_client(channel.lazy(&node.address().await).unwrap())
+        };
+        let (mut first, mut second) = (client(&nodes[0]).await, client(&nodes[1]).await);
+        let request = || wire::InitRequest { shards: 1, replicas: 1, ..Default::default() };
+        let (one, two) = tokio::join!(first.init(request()), second.init(request()));
+        let created = [&one, &two].into_iter().filter(|done| done.is_ok()).count();
+        assert_eq!(created, 1, "{one:?} {two:?}");
+        let refused = one.err().or(two.err()).unwrap();
+        assert_eq!(refused.code(), tonic::Code::AlreadyExists, "{refused}");
+        until("both belong to one cluster", async || {
+            let identity = |dir: &tempfile::TempDir| {
+                let text = std::fs::read(dir.path().join("identity.json")).unwrap_or_default();
+                serde_json::from_slice::<serde_json::Value>(&text).unwrap_or_default()
+            };
+            let [one, two] = dirs.each_ref().map(identity);
+            !one["clusterId"].is_null() && one["clusterId"] == two["clusterId"] && one["node"] != two["node"]
+        })
+        .await;
+        drop((first, second));
+        let [one, two] = nodes;
+        two.stop().await;
+        one.stop().await;
+    }));
+}
+
+#[test]
+fn a_node_whose_place_another_process_takes_does_not_go_on() {
+    runtime().block_on(boxed(async {
+        let dir = tempfile::tempdir().unwrap();
+        let node = node(dir.path()).await;
+        let own = Advertised { addr: "10.0.0.1:7070".to_owned(), admin: String::new() };
+        node.advertised.set(own).unwrap_or_else(|_| unreachable!());
+        let offer = |epoch, addr: &str| {
+            let info = wire::NodeInfo { id: 1, addr: addr.to_owned(), ..Default::default() };
+            let map = wire::ClusterMap { nodes: vec![info], ..map(epoch, None).wire().clone() };
+            assert!(node.map.offer(Arc::new(ClusterMap::try_from(map).unwrap())));
+        };
+        let mut registered = false;
+        // Where it was before it moved.
+        offer(1, "10.0.0.9:7070");
+        taken_over(&node, &mut registered).unwrap();
+        offer(2, "10.0.0.1:7070");
+        taken_over(&node, &mut registered).unwrap();
+        offer(3, "10.0.0.2:7070");
+        let error = taken_over(&node, &mut registered).unwrap_err();
+        assert!(error.contains("another process has joined at 10.0.0.2:7070 as node 1"), "{error}");
         end(&node).await;
     }));
 }
