@@ -15,6 +15,8 @@ use super::segment::{HEADER, Segment, SegmentHeader, segment_path, sequence_of, 
 use super::spare::{self, Spare};
 use super::{Damage, WalError};
 
+/// Segments before the last one of which its file may have been one: files are reused soon after they are freed.
+const EARLIER_USES_MAX: usize = 4096;
 /// Bytes looked through at once for a batch header.
 const SEARCH_BYTES: usize = 1 << 20;
 
@@ -172,7 +174,7 @@ fn find_tail(segment: &Segment, header: &SegmentHeader) -> Result<Tail, WalError
         if at == HEADER as u64 || batches.has_batch_behind(search)? {
             return Err(WalError::Damaged(Damage::new(&segment.path, at, fault)));
         }
-        tail.torn = batch.is_some() || batches.begun_at(at)?;
+        tail.torn = batch.is_some() || batches.begun_at(at, header.salt)?;
         return Ok(tail);
     }
 }
@@ -234,8 +236,15 @@ impl<'a> Batches<'a> {
         Ok(self.raw_header_at(at)?.and_then(|raw| frame::parse_batch(&raw, self.segment.seed, at)))
     }
 
-    fn begun_at(&self, at: u64) -> Result<bool, WalError> {
-        Ok(self.raw_header_at(at)?.is_some_and(|raw| frame::looks_like_batch(&raw)))
+    /// Whether a batch was begun at `at`: there is a header, and it is not what an earlier use of the file left there.
+    fn begun_at(&self, at: u64, salt: u64) -> Result<bool, WalError> {
+        let Some(raw) = self.raw_header_at(at)?.filter(|raw| frame::looks_like_batch(raw)) else {
+            return Ok(false);
+        };
+        let mut earlier = (1..self.segment.sequence).rev().take(EARLIER_USES_MAX);
+        let left =
+            earlier.any(|sequence| frame::parse_batch(&raw, frame::seed(salt, sequence), at).is_some());
+        Ok(!left)
     }
 
     /// Reads the frames of `batch`; `false` when the file is too short for them.

@@ -200,3 +200,35 @@ fn the_cache_keeps_within_its_bound_and_prefers_the_recent() {
     assert!(matches!(log.read(450..501, u64::MAX), Err(WalError::Damaged(_))), "the rest is not");
     wal.close();
 }
+
+#[test]
+fn what_an_earlier_use_of_the_file_left_at_the_end_is_no_torn_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = open(dir.path(), SEGMENT_BYTES);
+    let log = wal.group(ReplicaId(1)).unwrap();
+    for index in 1..=200 {
+        append(&log, index, 1, "a record");
+    }
+    wal.close();
+    let last = last_segment(dir.path());
+    let sequence = segment::sequence_of(&last).unwrap();
+    assert!(sequence > 2, "{sequence}");
+    let (salt, bytes) = (options(SEGMENT_BYTES).salt.unwrap(), std::fs::read(&last).unwrap());
+    let mut end = segment::HEADER;
+    while let Some(batch) = frame::parse_batch(&bytes[end..], frame::seed(salt, sequence), end as u64) {
+        end += frame::BATCH_HEADER + batch.len as usize;
+    }
+    for (seed, torn) in [(frame::seed(salt, sequence - 1), false), (frame::seed(salt + 1, sequence), true)] {
+        let copy = copy_files(dir.path()).unwrap();
+        let mut header = Vec::new();
+        frame::begin_batch(&mut header);
+        frame::finish_batch(&mut header, 0, seed, 0, end as u64, 1);
+        let mut bytes = bytes.clone();
+        bytes[end..end + header.len()].copy_from_slice(&header);
+        std::fs::write(copy.path().join(last.file_name().unwrap()), bytes).unwrap();
+        let (wal, recovered) = open(copy.path(), SEGMENT_BYTES);
+        assert_eq!(recovered.truncated_tail.is_some(), torn, "{recovered:?}");
+        assert_eq!(read_all(&wal.group(ReplicaId(1)).unwrap()).len(), 200);
+        wal.close();
+    }
+}
