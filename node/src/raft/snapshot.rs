@@ -377,6 +377,7 @@ impl SnapshotReceiver {
     async fn begin(&self, replica: ReplicaId, snapshot: u64) -> Receiving<'_> {
         let before = self.receiving.lock().get(&replica).cloned();
         if let Some((_, ended)) = before.filter(|(other, _)| *other == snapshot) {
+            // If it hangs on, the transfer begins anew, in a space of its own.
             let _ = tokio::time::timeout(LET_GO_MAX, ended.cancelled()).await;
         }
         let ended = CancellationToken::new();

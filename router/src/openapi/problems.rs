@@ -11,17 +11,15 @@ use utoipa::{IntoResponses, ToResponse};
 #[response(content_type = "application/problem+json")]
 pub struct Problem(error::Problem);
 
-/// Of every read.
+/// Of every call.
 #[derive(IntoResponses)]
-pub enum ReadProblems {
+pub enum CallProblems {
     #[response(status = 400)]
     Malformed(#[ref_response] Problem),
     #[response(status = 401)]
     Unauthorized(#[ref_response] Problem),
     #[response(status = 403)]
     Forbidden(#[ref_response] Problem),
-    #[response(status = 404)]
-    NotFound(#[ref_response] Problem),
     #[response(status = 429)]
     TooManyRequests(#[ref_response] Problem),
     #[response(status = 500)]
@@ -32,7 +30,7 @@ pub enum ReadProblems {
     DeadlineExceeded(#[ref_response] Problem),
 }
 
-/// Of every call with a body.
+/// Of every call with a body, besides those of every call.
 #[derive(IntoResponses)]
 pub enum BodyProblems {
     #[response(status = 413)]
@@ -41,50 +39,20 @@ pub enum BodyProblems {
     UnsupportedMediaType(#[ref_response] Problem),
 }
 
-/// Of every write.
+/// Of every read, likewise.
 #[derive(IntoResponses)]
-pub enum WriteProblems {
-    #[response(status = 400)]
-    Malformed(#[ref_response] Problem),
-    #[response(status = 401)]
-    Unauthorized(#[ref_response] Problem),
-    #[response(status = 403)]
-    Forbidden(#[ref_response] Problem),
+pub enum ReadProblems {
     #[response(status = 404)]
     NotFound(#[ref_response] Problem),
-    #[response(status = 413)]
-    TooLarge(#[ref_response] Problem),
-    #[response(status = 415)]
-    UnsupportedMediaType(#[ref_response] Problem),
-    #[response(status = 422)]
-    KeyReused(#[ref_response] Problem),
-    #[response(status = 429)]
-    TooManyRequests(#[ref_response] Problem),
-    #[response(status = 500)]
-    Internal(#[ref_response] Problem),
-    #[response(status = 503)]
-    Unavailable(#[ref_response] Problem),
-    #[response(status = 504)]
-    OutcomeUnknown(#[ref_response] Problem),
 }
 
-/// Of every call of the control plane.
+/// Of every write, likewise.
 #[derive(IntoResponses)]
-pub enum AdminProblems {
-    #[response(status = 400)]
-    Malformed(#[ref_response] Problem),
-    #[response(status = 401)]
-    Unauthorized(#[ref_response] Problem),
-    #[response(status = 403)]
-    Forbidden(#[ref_response] Problem),
-    #[response(status = 429)]
-    TooManyRequests(#[ref_response] Problem),
-    #[response(status = 500)]
-    Internal(#[ref_response] Problem),
-    #[response(status = 503)]
-    Unavailable(#[ref_response] Problem),
-    #[response(status = 504)]
-    OutcomeUnknown(#[ref_response] Problem),
+pub enum WriteProblems {
+    #[response(status = 404)]
+    NotFound(#[ref_response] Problem),
+    #[response(status = 422)]
+    KeyReused(#[ref_response] Problem),
 }
 
 /// Of writes of one document, which may be conditional.

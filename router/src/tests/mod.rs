@@ -67,9 +67,12 @@ impl World {
 
     /// Waits until the router has the map of `epoch`.
     async fn see_epoch(&self, epoch: u64) {
-        while self.app.forwarder.watch().map().epoch() < epoch {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let seen = async {
+            while self.app.forwarder.watch().map().epoch() < epoch {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), seen).await.expect("the map did not arrive");
     }
 
     async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Reply {
