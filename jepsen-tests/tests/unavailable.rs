@@ -1,6 +1,8 @@
 //! Answers of a cluster that cannot do what it is asked now: too many requests (429), no leader (503, nothing applied), a
 //! deadline that passes after the write was proposed (504, unknown), and what is there once it can again.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, ensure};
 use borough_proto::error::{Outcome, ProblemType as P};
 use jepsen_tests::cases::Cases;
@@ -9,6 +11,8 @@ use jepsen_tests::cluster::{Cluster, HEAL_LIMIT, Options, Router};
 use jepsen_tests::wait::until;
 use serde_json::json;
 
+/// Within this time every follower has asked its leader what is proven, twice over.
+const PROOFS: Duration = Duration::from_millis(2500);
 const TIMEOUT: (&str, &str) = ("borough-timeout-ms", "1500");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -73,6 +77,18 @@ async fn no_quorum(cluster: &mut Cluster) -> anyhow::Result<()> {
     };
     let (proposed, refused) = (led(true).context("ids")?, led(false).context("ids")?);
     let path = |id: &String| format!("/v1/users/{id}");
+    // Something to read, and the time that every replica needs to prove that it has it.
+    let standing = cluster.ids_by_shard("standing", 1).await?.into_values().flatten().collect::<Vec<_>>();
+    for id in &standing {
+        http.put(&path(id), &json!({"n": 0})).expect(201).await?;
+    }
+    let written = Instant::now();
+    until(HEAL_LIMIT, "replicas that know how stale they are", || async {
+        ensure!(written.elapsed() > PROOFS, "not yet");
+        Ok(())
+    })
+    .await?;
+    let killed = Instant::now();
     for node in status.nodes.iter().filter(|node| node.id != survivor) {
         cluster.node_mut(node.id)?.kill()?;
     }
@@ -105,6 +121,19 @@ async fn no_quorum(cluster: &mut Cluster) -> anyhow::Result<()> {
         let call = http.put(&path(id), &json!({"n": 1})).headers(&[TIMEOUT]);
         call.refused(P::Unavailable).await.with_context(|| id.clone())?;
     }
+
+    // Whoever is left still reads, as stale as it is and no staler than allowed.
+    for id in &standing {
+        let reading = http.get(&path(id)).headers(&[TIMEOUT, ("cache-control", "max-stale=3600")]);
+        let found = reading.expect(200).await.with_context(|| id.clone())?;
+        check_eq!(found.json()?["n"], json!(0));
+        until(HEAL_LIMIT, "the replica to be too stale", || async {
+            let reading = http.get(&path(id)).headers(&[TIMEOUT, ("cache-control", "max-stale=1")]);
+            reading.refused(P::Unavailable).await.map(|_| ())
+        })
+        .await?;
+    }
+    ensure!(killed.elapsed() > Duration::from_secs(1), "refused although it cannot have been that stale");
 
     for node in status.nodes.iter().filter(|node| node.id != survivor) {
         cluster.node_mut(node.id)?.launch().await?;

@@ -189,6 +189,7 @@ async fn serve(
     node.tasks.spawn(loops::report(Arc::clone(node)));
     node.tasks.spawn(loops::compact(Arc::clone(node)));
     node.tasks.spawn(loops::keep_leaders(Arc::clone(node)));
+    node.tasks.spawn(loops::keep_proofs(Arc::clone(node)));
     node.tasks.spawn(drive::run(Arc::clone(node)));
     let mut house = std::pin::pin!(loops::keep_house(Arc::clone(node)));
     let mut joining = std::pin::pin!(loops::join(Arc::clone(node)));

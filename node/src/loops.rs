@@ -26,6 +26,8 @@ const COMPACT_EVERY: Duration = Duration::from_millis(100);
 const LEADER_CHECK_EVERY: Duration = Duration::from_millis(50);
 /// Between candidates of one group, so that the first has won before the second asks.
 const ELECTION_RANK_PAUSE: Duration = Duration::from_millis(120);
+/// How old a follower's proof of its freshness gets while all is well: reads that may be this stale need no round.
+const PROOF_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(200);
 const CALL_MAX: Duration = Duration::from_secs(5);
 /// A map stream that says nothing for this long is given up; the other side speaks every five seconds.
@@ -235,6 +237,26 @@ pub async fn keep_leaders(node: Arc<Node>) {
                 }
             }
         }
+    }
+}
+
+/// Keeps followers able to say how stale they are, without a round and after the quorum is gone too.
+pub async fn keep_proofs(node: Arc<Node>) {
+    let mut ticks = tokio::time::interval(PROOF_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = node.stop.cancelled() => return,
+        }
+        let deadline = Instant::now() + PROOF_EVERY;
+        let followers =
+            node.groups.all().into_iter().filter(|group| group.group.shard().is_some() && !group.is_leader());
+        futures::future::join_all(followers.map(|group| async move {
+            // Without a leader there is nothing to ask; a read that needs more says so itself.
+            let _ = group.refresh_proof(deadline).await;
+        }))
+        .await;
     }
 }
 

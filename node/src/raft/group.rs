@@ -9,7 +9,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
 use openraft::raft::{TransferLeaderError, TransferLeaderRequest};
-use openraft::{ChangeMembers, Raft, ReadPolicy, ServerState};
+use openraft::{ChangeMembers, Instant as _, Raft, ReadPolicy, ServerState};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use wire::raft_frame::Body;
@@ -163,6 +163,11 @@ impl Group {
     /// # Errors
     /// [`ReadError::NotFresh`] when no leader confirms until `deadline`.
     pub async fn fresh_within(&self, max_stale: Duration, deadline: Instant) -> Result<u64, ReadError> {
+        if let Some((index, age)) = self.standing_proof()
+            && age <= max_stale
+        {
+            return Ok(index);
+        }
         let proven = *self.proven.lock();
         if let Some((at, index)) = proven
             && at.elapsed() <= max_stale
@@ -173,18 +178,56 @@ impl Group {
         let asked = Instant::now();
         let index = match self.confirmed_index().await {
             Ok(index) => index,
-            Err(ReadError::NotLeader { .. }) => self.ask_leader(deadline).await?,
+            Err(ReadError::NotLeader { .. }) => self.ask_leader(false, deadline).await?.0,
             Err(other) => return Err(other),
         };
         self.wait_applied(index).await?;
-        let mut proven = self.proven.lock();
-        if proven.is_none_or(|(at, _)| at < asked) {
-            *proven = Some((asked, index));
-        }
+        self.prove(asked, index);
         Ok(index)
     }
 
-    async fn ask_leader(&self, deadline: Instant) -> Result<u64, ReadError> {
+    /// As follower: asks the leader what its messages have proven already, so that reads that may be stale need no round,
+    /// and none while there is no quorum either.
+    ///
+    /// # Errors
+    /// [`ReadError::NotFresh`] when the leader has nothing to show until `deadline`.
+    pub async fn refresh_proof(&self, deadline: Instant) -> Result<(), ReadError> {
+        // The leader answers after this moment, so what it has proven is at most its age older than it.
+        let asked = Instant::now();
+        let (index, age) = self.ask_leader(true, deadline).await?;
+        let late = |_| ReadError::NotFresh(format!("entry {index} is not applied here yet"));
+        tokio::time::timeout_at(deadline, self.wait_applied(index)).await.map_err(late)??;
+        if let Some(at) = asked.checked_sub(age) {
+            self.prove(at, index);
+        }
+        Ok(())
+    }
+
+    fn prove(&self, at: Instant, index: u64) {
+        let mut proven = self.proven.lock();
+        if proven.is_none_or(|(before, _)| before < at) {
+            *proven = Some((at, index));
+        }
+    }
+
+    /// As leader: an index that includes everything acknowledged until some moment, and how long that was ago.
+    ///
+    /// The moment is the sending of the last messages that a quorum has acknowledged: nobody else led at that time, so nobody
+    /// else acknowledged anything, and what this leader had acknowledged was applied here before.
+    fn standing_proof(&self) -> Option<(u64, Duration)> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if metrics.state != ServerState::Leader || metrics.current_leader != Some(self.replica.get()) {
+            return None;
+        }
+        // Until an entry of its own term is applied, a leader may lack what leaders before it acknowledged.
+        let of_term = metrics.last_applied.as_ref().is_some_and(|id| parts(id).0 == metrics.current_term);
+        let sent = metrics.last_quorum_acked.filter(|_| of_term)?.into_inner();
+        Some((*self.state.applied_index().borrow(), sent.elapsed()))
+    }
+
+    /// The index, and how long before the answer it was complete.
+    async fn ask_leader(&self, standing: bool, deadline: Instant) -> Result<(u64, Duration), ReadError> {
         let view = self.view();
         let (Some(leader), Some(node)) = (view.leader, view.leader_node) else {
             return Err(ReadError::NotFresh("the shard has no leader".to_owned()));
@@ -194,11 +237,13 @@ impl Group {
             group: self.group.get(),
             from: self.replica.get(),
             to: leader.get(),
-            body: Some(Body::ReadIndex(wire::ReadIndexRequest {})),
+            body: Some(Body::ReadIndex(wire::ReadIndexRequest { standing })),
         };
         let answer = self.peers.call(node, frame, deadline).await;
         match answer.map(|frame| frame.body) {
-            Ok(Some(Body::ReadIndexReply(wire::ReadIndexReply { index: Some(index) }))) => Ok(index),
+            Ok(Some(Body::ReadIndexReply(wire::ReadIndexReply { index: Some(index), age_ms }))) => {
+                Ok((index, Duration::from_millis(age_ms)))
+            }
             Ok(_) => Err(ReadError::NotFresh("the leader could not confirm".to_owned())),
             Err(error) => Err(ReadError::NotFresh(error.to_string())),
         }
@@ -426,8 +471,17 @@ impl Group {
                 );
                 self.take_over(transfer).await
             }
+            Body::ReadIndex(request) if request.standing => {
+                let proof = self.standing_proof();
+                // Rounded up: the bound must hold.
+                let age_ms = proof.map_or(0, |(_, age)| {
+                    u64::try_from(age.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+                });
+                Body::ReadIndexReply(wire::ReadIndexReply { index: proof.map(|(index, _)| index), age_ms })
+            }
             Body::ReadIndex(_) => {
-                Body::ReadIndexReply(wire::ReadIndexReply { index: self.confirmed_index().await.ok() })
+                let index = self.confirmed_index().await.ok();
+                Body::ReadIndexReply(wire::ReadIndexReply { index, age_ms: 0 })
             }
             Body::AppendReply(_)
             | Body::VoteReply(_)
