@@ -11,6 +11,7 @@ pub mod error;
 pub mod exchange;
 pub mod http_api;
 pub mod id;
+pub mod idempotency;
 pub mod key;
 pub mod limits;
 #[cfg(feature = "openapi")]

@@ -22,6 +22,8 @@ pub const PAGE_SIZE_MAX: u32 = 1000;
 pub const PAGE_BYTES_MAX: u32 = 8 << 20;
 /// Longest `Idempotency-Key`, in bytes.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 256;
+/// Longest note kept with an idempotency key, in bytes.
+pub const IDEMPOTENCY_NOTE_BYTES_MAX: usize = 64;
 /// Longest bearer token, in bytes.
 pub const BEARER_TOKEN_BYTES_MAX: usize = 4096;
 /// Longest collection name, in bytes: `[a-z][a-z0-9_-]*`.

@@ -194,3 +194,30 @@ async fn a_session_asks_for_what_it_saw_and_a_stale_read_for_its_age() {
     client.collection::<User>("users").get("1").await.unwrap();
     assert_eq!(nodes.last_freshness(), None, "linearizable");
 }
+
+#[tokio::test]
+async fn a_callers_key_holds_for_the_whole_request_whatever_shards_it_names() {
+    let nodes = Nodes::start(8).await;
+    let client = client(&nodes);
+    let users = client.collection::<Value>("users");
+    let create = async |name: &str| users.create(&json!({"name": name})).idempotency_key("k1").await;
+    let first = create("ann").await.unwrap();
+    assert_eq!(first.id.as_bytes()[14], b'7', "{} is no UUIDv7", first.id);
+    let again = create("ann").await.unwrap();
+    assert_eq!((&again.id, &again.etag), (&first.id, &first.etag));
+    assert!(matches!(create("ben").await, Err(Error::IdempotencyKeyReused(_))));
+    for (id, good) in [("a", true), ("b", false), ("a", true), ("c", false), ("d", false)] {
+        let made = users.create(&json!({"id": id})).idempotency_key("k2").await;
+        assert_eq!(made.is_ok(), good, "{id}: {made:?}");
+    }
+    for (ids, good) in [(["x", "y"], true), (["x", "y"], true), (["y", "x"], false), (["x", "z"], false)] {
+        let batch = users.batch_write().put(ids[0], &json!({})).put(ids[1], &json!({}));
+        let written = batch.idempotency_key("k3").await;
+        assert_eq!(written.is_ok(), good, "{ids:?}: {written:?}");
+    }
+    assert!(users.get("z").await.unwrap().is_none());
+    // Elsewhere the path names the target, and each has its own use of the key.
+    for id in ["p", "q", "r"] {
+        assert!(users.put(id, &json!({"of": id})).idempotency_key("k4").await.unwrap().created);
+    }
+}

@@ -33,6 +33,8 @@ struct State {
     shards: Vec<(u64, u64)>,
     documents: BTreeMap<Key, wire::Document>,
     answered: HashMap<(u64, u32, u64), wire::CommandReply>,
+    /// Outcomes under callers' keys, by key and position, with the fingerprint.
+    keyed: HashMap<(String, u32), (u64, wire::UnitReply)>,
     index: u64,
     applied: u64,
     refuse: Refuse,
@@ -58,6 +60,7 @@ impl Nodes {
             shards: ranges(shards),
             documents: BTreeMap::new(),
             answered: HashMap::new(),
+            keyed: HashMap::new(),
             index: 0,
             applied: 0,
             refuse: Refuse::Never,
@@ -167,6 +170,15 @@ impl State {
 
     fn apply(&mut self, unit: wire::Unit) -> wire::UnitReply {
         self.index += 1;
+        if let Some(key) = &unit.idempotency
+            && let Some((fingerprint, first)) = self.keyed.get(&(key.key.clone(), key.position))
+        {
+            if *fingerprint == key.fingerprint {
+                return wire::UnitReply { replayed: true, ..first.clone() };
+            }
+            let ops = vec![reply(wire::OpStatus::KeyReused, 0); unit.ops.len()];
+            return wire::UnitReply { ops, ..Default::default() };
+        }
         let failures: Vec<_> = unit.ops.iter().map(|op| self.check(op)).collect();
         let failed = failures.iter().any(Option::is_some);
         let ops = unit.ops.into_iter().zip(failures).map(|(op, failure)| match failure {
@@ -174,7 +186,11 @@ impl State {
             None if failed => reply(wire::OpStatus::Aborted, 0),
             None => self.do_it(op),
         });
-        wire::UnitReply { ops: ops.collect(), replayed: false }
+        let reply = wire::UnitReply { ops: ops.collect(), replayed: false, note: None };
+        let Some(key) = unit.idempotency else { return reply };
+        let reply = wire::UnitReply { note: key.note, ..reply };
+        self.keyed.insert((key.key, key.position), (key.fingerprint, reply.clone()));
+        reply
     }
 
     fn check(&self, op: &wire::Op) -> Option<wire::OpReply> {

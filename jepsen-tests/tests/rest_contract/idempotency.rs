@@ -16,6 +16,10 @@ pub async fn run(cases: &mut Cases, http: &Http) {
     cases.run("a refusal is replayed too, whatever happened since", refusals(http)).await;
     cases.run("batchWrite and transact are replayed", many(http)).await;
     cases.run("a key with another body is 422 and changes nothing", reused(http)).await;
+    cases.run("a keyed post belongs to one request, whatever shard its body names", one_post(http)).await;
+    cases.run("a keyed batchWrite with other contents or another order is 422", one_batch(http)).await;
+    cases.run("where the path names the target, another path is another use", by_path(http)).await;
+    cases.run("a keyed post makes one UUIDv7, however often it is sent at once", one_id(http)).await;
     cases.run("keys are apart, by document too", apart(http)).await;
     cases.run("the same key sent many times at once is applied once", at_once(http)).await;
 }
@@ -165,15 +169,84 @@ async fn reused(http: &Http) -> anyhow::Result<()> {
 
     let writes = |v: u32| json!({"writes": [{"put": {"id": "idem-reused-b", "document": {"v": v}}}]});
     http.post("/v1/users:batchWrite", &writes(1)).key("u4").expect(200).await?;
-    let other = http.post("/v1/users:batchWrite", &writes(2)).key("u4").send().await?;
-    match other.status {
-        200 => check_eq!(
-            crate::batches::items(&other, 1)?.first().map(|item| item["status"].clone()),
-            Some(json!(422))
-        ),
-        _ => drop(other.refused_as(&[P::IdempotencyKeyReused])?),
-    }
+    http.post("/v1/users:batchWrite", &writes(2)).key("u4").refused(P::IdempotencyKeyReused).await?;
     check_eq!(http.document("/v1/users/idem-reused-b").await?, Some(json!({"id": "idem-reused-b", "v": 1})));
+    Ok(())
+}
+
+async fn one_post(http: &Http) -> anyhow::Result<()> {
+    let first = http.post("/v1/users", &json!({"id": "idem-one-0"})).key("one-1").expect(201).await?;
+    // Ten ids lie in several shards.
+    for number in 1..10 {
+        let id = format!("idem-one-{number}");
+        http.post("/v1/users", &json!({"id": id})).key("one-1").refused(P::IdempotencyKeyReused).await?;
+        check_eq!(http.document(&format!("/v1/users/{id}")).await?, None);
+    }
+    let item = json!({"id": "idem-one-0", "sort": "1"});
+    http.post("/v1/keyed", &item).key("one-1").refused(P::IdempotencyKeyReused).await?;
+    let other = http.post("/v1/users?ttl=60s", &json!({"id": "idem-one-0"})).key("one-1");
+    other.refused(P::IdempotencyKeyReused).await?;
+    let batch = json!({"writes": [{"delete": {"id": "idem-one-0"}}]});
+    http.post("/v1/users:batchWrite", &batch).key("one-1").refused(P::IdempotencyKeyReused).await?;
+    same(&first, &http.post("/v1/users", &json!({"id": "idem-one-0"})).key("one-1").send().await?)?;
+    // As long as a key may be, and to a sorted collection.
+    let long = "k".repeat(borough_proto::limits::IDEMPOTENCY_KEY_BYTES_MAX);
+    let posted = http.post("/v1/keyed", &item).key(&long).expect(201).await?;
+    same(&posted, &http.post("/v1/keyed", &item).key(&long).send().await?)?;
+    // Malformed, it uses no key up.
+    http.post("/v1/users", &json!([])).key("one-2").expect(400).await?;
+    http.post("/v1/users", &json!({})).key("one-2").expect(201).await?;
+    Ok(())
+}
+
+async fn one_batch(http: &Http) -> anyhow::Result<()> {
+    let puts = |numbers: &[u32]| {
+        let put = |n: &u32| json!({"put": {"id": format!("idem-batch-{n}"), "document": {"n": n}}});
+        json!({"writes": numbers.iter().map(put).collect::<Vec<_>>()})
+    };
+    let path = "/v1/users:batchWrite";
+    let first = http.post(path, &puts(&[0, 1, 2, 3])).key("batch-1").expect(200).await?;
+    for other in [&[3, 2, 1, 0][..], &[0, 1, 2], &[0, 1, 2, 3, 4], &[5, 6, 7, 8]] {
+        http.post(path, &puts(other)).key("batch-1").refused(P::IdempotencyKeyReused).await?;
+    }
+    for number in 4..9 {
+        check_eq!(http.document(&format!("/v1/users/idem-batch-{number}")).await?, None);
+    }
+    same(&first, &http.post(path, &puts(&[0, 1, 2, 3])).key("batch-1").send().await?)
+}
+
+async fn by_path(http: &Http) -> anyhow::Result<()> {
+    for number in 0..20 {
+        let path = format!("/v1/users/idem-path-{number}");
+        http.put(&path, &json!({"n": number})).key("path-1").expect(201).await?;
+        http.put(&path, &json!({"n": -1})).key("path-1").refused(P::IdempotencyKeyReused).await?;
+        http.delete(&path).key("path-1").refused(P::IdempotencyKeyReused).await?;
+        // In one partition, so in one shard.
+        http.put(&format!("/v1/keyed/idem-path/{number}"), &json!({})).key("path-1").expect(201).await?;
+        let ops = json!({"ops": [{"collection": "users", "patch": {"t": 1}}]});
+        let transact = format!("/v1/partitions/idem-path-{number}:transact");
+        http.post(&transact, &ops).key("path-1").expect(200).await?;
+    }
+    http.post("/v1/users", &json!({"id": "idem-path-new"})).key("path-1").expect(201).await?;
+    Ok(())
+}
+
+async fn one_id(http: &Http) -> anyhow::Result<()> {
+    for round in 0..5 {
+        let key = format!("one-id-{round}");
+        let body = json!({"oneId": round});
+        let calls = (0..8).map(|_| http.post("/v1/users", &body).key(&key).send());
+        let mut locations = std::collections::HashSet::new();
+        for answer in futures::future::join_all(calls).await {
+            let answer = answer?;
+            ensure!(answer.status == 201, "{answer}");
+            locations.insert(answer.need("location")?.to_owned());
+        }
+        ensure!(locations.len() == 1, "{locations:?}");
+        let location = locations.into_iter().next().unwrap_or_default();
+        let id = location.rsplit('/').next().unwrap_or_default();
+        ensure!(id.len() == 36 && id.as_bytes().get(14) == Some(&b'7'), "{id} is no UUIDv7");
+    }
     Ok(())
 }
 

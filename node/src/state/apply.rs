@@ -103,7 +103,8 @@ impl<V: View + ?Sized> Apply<'_, V> {
         if let Some(kept) = self.recall(idempotency, unit.ops.len())? {
             return Ok(kept);
         }
-        let reply = self.attempt(index, position, unit)?;
+        let mut reply = self.attempt(index, position, unit)?;
+        reply.note = idempotency.note.clone();
         self.remember(index, number, idempotency, &reply)?;
         Ok(reply)
     }
@@ -131,11 +132,11 @@ impl<V: View + ?Sized> Apply<'_, V> {
                 let failing = ops.len() - 1;
                 ops.iter_mut().take(failing).for_each(|op| *op = status(OpStatus::Aborted));
                 ops.resize(unit.ops.len(), status(OpStatus::Aborted));
-                return Ok(wire::UnitReply { ops, replayed: false });
+                return Ok(wire::UnitReply { ops, replayed: false, note: None });
             }
         }
         self.overlay.end_unit(true);
-        Ok(wire::UnitReply { ops, replayed: false })
+        Ok(wire::UnitReply { ops, replayed: false, note: None })
     }
 
     fn apply_op(&mut self, version: u64, op: &wire::Op) -> Result<wire::OpReply, StoreError> {

@@ -23,6 +23,7 @@ struct KeyRecord {
     unit: u32,
     #[prost(fixed64, tag = "4")]
     fingerprint: u64,
+    /// With the note.
     #[prost(message, optional, tag = "5")]
     reply: Option<wire::UnitReply>,
 }
@@ -41,6 +42,7 @@ impl<V: View + ?Sized> Apply<'_, V> {
             return Ok(Some(wire::UnitReply {
                 ops: vec![status(OpStatus::KeyReused); ops],
                 replayed: false,
+                note: None,
             }));
         }
         let mut reply = record.reply.unwrap_or_default();

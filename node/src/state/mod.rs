@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `d` | collection, hash of id, length of id, id, sort | document record |
 //! | `x` | deadline, document key | nothing |
-//! | `i` | idempotency key, position | stamp, fingerprint, reply |
+//! | `i` | idempotency key, position | stamp, fingerprint, reply with its note |
 //! | `j` | stamp, log index, unit | key under `i` |
 //! | `s` | session | last stamp, watermark, its pages |
 //! | `p` | session, page | outcomes of 64 sequences |

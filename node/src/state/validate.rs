@@ -54,6 +54,8 @@ fn validate_unit(unit: &wire::Unit) -> Result<(), String> {
     if let Some(idempotency) = &unit.idempotency {
         not_empty("idempotency key", &idempotency.key)?;
         at_most("idempotency key", idempotency.key.len(), limits::IDEMPOTENCY_KEY_BYTES_MAX)?;
+        let note_bytes = idempotency.note.as_ref().map_or(0, |note| note.len());
+        at_most("note of the idempotency key", note_bytes, limits::IDEMPOTENCY_NOTE_BYTES_MAX)?;
     }
     unit.ops.iter().enumerate().try_for_each(|(number, op)| {
         validate_op(op).map_err(|reason| format!("operation {number}: {reason}"))

@@ -16,6 +16,7 @@ use super::tries::Tries;
 use super::watch::MapWatch;
 use crate::error::Outcome;
 use crate::id::{NodeId, ShardId};
+use crate::idempotency;
 use crate::wire::{self, data_reply, data_request};
 
 #[cfg(test)]
@@ -194,6 +195,51 @@ impl Forwarder {
             Some(_) | None => Err(tries.misanswered()),
         }
     }
+}
+
+impl Forwarder {
+    /// Claims a caller's key for one request in `shard`, the shard of the key itself; the answer has the first claim's
+    /// note. The caller must look whether it says `KEY_REUSED`.
+    ///
+    /// # Errors
+    /// [`ForwardError`], outcome always `NotApplied`: a claim changes no document, and the same request may claim again.
+    pub async fn claim(
+        &self,
+        shard: ShardId,
+        collection: u32,
+        key: wire::Idempotency,
+        deadline: Instant,
+    ) -> Result<Answer<wire::UnitReply>, ForwardError> {
+        let noted = key.note.is_some();
+        let claimed = self.write(shard, vec![idempotency::claim(collection, key)], deadline).await;
+        let Answer { mut body, shard, node, epoch, index, attempts } = claimed.map_err(nothing_applied)?;
+        let unit = body.units.pop().unwrap_or_default();
+        let reused = unit.ops.iter().any(|op| op.status() == wire::OpStatus::KeyReused);
+        if noted && !reused && unit.note.is_none() {
+            // A node of an earlier build dropped it; without it a retry would be another request.
+            let detail = "a node of an earlier build keeps no note with a key".to_owned();
+            let (why, outcome, retry_after) = (Why::Unavailable, Outcome::NotApplied, None);
+            return Err(ForwardError {
+                shard,
+                node: Some(node),
+                why,
+                outcome,
+                detail,
+                retry_after,
+                attempts,
+            });
+        }
+        Ok(Answer { body: unit, shard, node, epoch, index, attempts })
+    }
+}
+
+/// Whatever became of a claim, the request behind it was not sent.
+fn nothing_applied(mut error: ForwardError) -> ForwardError {
+    error.outcome = Outcome::NotApplied;
+    if matches!(error.why, Why::DeadlineExceeded | Why::Forgotten) {
+        error.why = Why::Unavailable;
+    }
+    error
 }
 
 /// Whether any replica may answer.

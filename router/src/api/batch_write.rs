@@ -63,6 +63,9 @@ pub async fn batch_write(call: &Call<'_>, body: Body, info: &CollectionInfo) -> 
         };
         items.push(Item { id, sort, done });
     }
+    if !shards.is_empty() {
+        call.claim(info, &[b"batchWrite", info.name.as_bytes(), &body], None).await?;
+    }
     let mut trace = call.trace();
     let writes = shards.into_iter().map(async |(shard, (positions, units))| {
         (positions, call.app.forwarder.write(shard, units, call.deadline).await)
@@ -199,7 +202,7 @@ fn unit(
         &ttl_ms.unwrap_or(0).to_le_bytes(),
         &bytes,
     ];
-    let idempotency = call.idempotency(position, parts)?;
+    let idempotency = call.idempotency(u32::try_from(position).unwrap_or(u32::MAX), parts)?;
     // After the fingerprint: a retry is the same request whatever has become of the collection's default.
     let ttl_ms = if kind == "put" { ttl_ms.or(info.default_ttl_ms) } else { ttl_ms };
     let op = wire::Op { collection: info.id, id, sort, action: Some(action), precondition, ttl_ms };

@@ -6,6 +6,7 @@ use axum::body::Body;
 use borough_proto::ClusterMap;
 use borough_proto::error::ProblemType;
 use borough_proto::http_api::{headers as names, valid_collection_name};
+use borough_proto::idempotency::CLAIM;
 use borough_proto::session::Session;
 use borough_proto::wire::{CollectionInfo, Freshness, Idempotency};
 use borough_proto::{ShardId, error::Outcome};
@@ -14,6 +15,7 @@ use http::request::Parts;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::settle::{Named, settle};
 use crate::app::App;
 use crate::auth::{Caller, Right};
 use crate::http::answer::Trace;
@@ -117,11 +119,39 @@ impl<'a> Call<'a> {
     ///
     /// # Errors
     /// 400 for a malformed key.
-    pub fn idempotency(&self, position: usize, parts: &[&[u8]]) -> Result<Option<Idempotency>, Refusal> {
+    pub fn idempotency(&self, position: u32, parts: &[&[u8]]) -> Result<Option<Idempotency>, Refusal> {
         let Some(key) = headers::idempotency_key(&self.head.headers)? else { return Ok(None) };
-        let position = u32::try_from(position).unwrap_or(u32::MAX);
         let fingerprint = fingerprint(self.head.method.as_str(), parts);
-        Ok(Some(Idempotency { key: key.to_owned(), position, fingerprint }))
+        Ok(Some(Idempotency { key: key.to_owned(), position, fingerprint, note: None }))
+    }
+
+    /// Claims the caller's `Idempotency-Key`, if there is one, for this request, whatever shards its body names. Answers
+    /// the note of the first claim.
+    ///
+    /// # Errors
+    /// 422 when the key was claimed for another request; 503 when nobody can tell. Nothing was applied.
+    pub async fn claim(
+        &self,
+        info: &CollectionInfo,
+        parts: &[&[u8]],
+        note: Option<Bytes>,
+    ) -> Result<Option<Bytes>, Refusal> {
+        let Some(key) = self.idempotency(CLAIM, parts)? else { return Ok(note) };
+        let shard = shard_of(&*self.map().await?, &key.key)?;
+        let key = Idempotency { note, ..key };
+        let claimed = self.app.forwarder.claim(shard, info.id, key, self.deadline).await?;
+        let reply = claimed.body.ops.first().cloned().unwrap_or_default();
+        let named = Named { collection: &info.name, id: "", sort: None, create: false };
+        match settle(&reply, named) {
+            Ok(_) => Ok(claimed.body.note),
+            Err(refusal) => {
+                let mut refusal = refusal.outcome(Outcome::NotApplied);
+                let mut trace = self.trace();
+                trace.note(&claimed);
+                trace.write(refusal.headers_mut());
+                Err(refusal)
+            }
+        }
     }
 }
 

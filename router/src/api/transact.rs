@@ -6,6 +6,7 @@ use borough_proto::ClusterMap;
 use borough_proto::document::{etag, flags, inspect};
 use borough_proto::error::ProblemType;
 use borough_proto::http_api::{BatchItem, BatchReply, TransactOp};
+use borough_proto::idempotency::position_of;
 use borough_proto::limits::{BATCH_BYTES_MAX, SORT_BYTES_MAX};
 use borough_proto::wire::{self, OpStatus, op::Action};
 use http::StatusCode;
@@ -50,7 +51,7 @@ pub async fn transact(call: &Call<'_>, body: Body, id: &str) -> Result<Response,
         let place = format!("ops[{position}]");
         ops.push(planned.map_err(|refusal| refusal.within(&place).detail(&place).op(position))?);
     }
-    let idempotency = call.idempotency(0, &[b"transact", id.as_bytes(), &body])?;
+    let idempotency = call.idempotency(position_of(&[id]), &[b"transact", id.as_bytes(), &body])?;
     let unit = wire::Unit { ops, idempotency };
     let mut answer = call.app.forwarder.write(shard_of(&map, id)?, vec![unit], call.deadline).await?;
     let mut trace = call.trace();

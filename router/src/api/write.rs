@@ -7,19 +7,19 @@ use axum::response::Response;
 use borough_proto::document::{KeyField, flags, inspect, present};
 use borough_proto::error::ProblemType;
 use borough_proto::http_api::headers::MERGE_PATCH;
+use borough_proto::idempotency::position_of;
 use borough_proto::limits::{DOCUMENT_BYTES_MAX, ID_BYTES_MAX, SORT_BYTES_MAX};
 use borough_proto::wire::{self, CollectionInfo, op::Action};
 use bytes::Bytes;
 use http::header::{HeaderValue, IF_MATCH, LOCATION};
 use http::{Method, StatusCode};
 use uuid::Uuid;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::call::{Call, require_precondition, shard_of};
 use super::settle::{Named, settle};
 use crate::auth::Right;
 use crate::http::answer::{empty, json, put_etag, put_expires};
-use crate::http::headers::{Conditions, content_type, idempotency_key};
+use crate::http::headers::{Conditions, content_type};
 use crate::http::path::{check_key, escape};
 use crate::http::query::{Param, Query};
 use crate::http::refusal::Refusal;
@@ -71,7 +71,7 @@ pub async fn change(
     };
     let ttl = query.ttl_ms.unwrap_or(0).to_le_bytes();
     let idempotency = call.idempotency(
-        0,
+        position_of(&[&info.name, id, sort.unwrap_or_default()]),
         &[info.name.as_bytes(), id.as_bytes(), sort.unwrap_or_default().as_bytes(), &ttl, &bytes],
     )?;
     let edit = Edit {
@@ -107,10 +107,13 @@ pub async fn create(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Resul
         (true, KeyField::Text(sort)) => Some(sort.clone()),
         (true, KeyField::Absent | KeyField::Other(_)) => return Err(needs_both(info)),
     };
-    let id = match &inspected.id {
+    let mut made = None;
+    let mut id = match &inspected.id {
         KeyField::Text(id) => id.clone(),
         KeyField::Absent if !info.sort_key => {
-            Cow::Owned(new_id(&info.name, idempotency_key(&call.head.headers)?))
+            let id = Uuid::now_v7().to_string();
+            made = Some(Bytes::from(id.clone()));
+            Cow::Owned(id)
         }
         KeyField::Absent => return Err(needs_both(info)),
         KeyField::Other(found) => {
@@ -123,8 +126,12 @@ pub async fn create(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Resul
     let flags = sort_checked.and_then(|()| Ok(flags(&inspected, &id, sort.as_deref())?));
     let flags = flags.map_err(|refusal| call.app.concerning(&id, refusal))?;
     let ttl = query.ttl_ms.unwrap_or(0).to_le_bytes();
-    let idempotency = call.idempotency(0, &[info.name.as_bytes(), &ttl, &document]);
-    let idempotency = idempotency.map_err(|refusal| call.app.concerning(&id, refusal))?;
+    let parts: &[&[u8]] = &[info.name.as_bytes(), &ttl, &document];
+    let idempotency = call.idempotency(0, parts).map_err(|refusal| call.app.concerning(&id, refusal))?;
+    if let Some(first) = call.claim(info, parts, made).await? {
+        // A retry goes on with the id that the first attempt made.
+        id = Cow::Owned(String::from_utf8(first.into()).map_err(|_| foreign_note())?);
+    }
     let edit = Edit {
         info,
         id,
@@ -146,14 +153,9 @@ fn needs_both(info: &CollectionInfo) -> Refusal {
     Refusal::new(ProblemType::BadRequest, detail).field("sort")
 }
 
-/// A new document's id. With a key it follows from the key, so that a retry reaches the same shard and finds the first answer.
-fn new_id(collection: &str, key: Option<&str>) -> String {
-    let Some(key) = key else { return Uuid::now_v7().to_string() };
-    let mut hash = Xxh3::new();
-    hash.update(collection.as_bytes());
-    hash.update(&[0]);
-    hash.update(key.as_bytes());
-    uuid::Builder::from_custom_bytes(hash.digest128().to_be_bytes()).into_uuid().to_string()
+/// The note of a claim holds the id that a router made.
+fn foreign_note() -> Refusal {
+    Refusal::new(ProblemType::Internal, "what is kept with the Idempotency-Key is no id")
 }
 
 async fn run(call: &Call<'_>, edit: Edit<'_>) -> Result<Response, Refusal> {
@@ -215,19 +217,4 @@ fn done(status: u16, document: Option<Bytes>, reply: &wire::OpReply, created: Op
         }
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_always_makes_the_same_id() {
-        let made = new_id("users", Some("k"));
-        assert_eq!(made, new_id("users", Some("k")));
-        assert_ne!(made, new_id("users", Some("l")));
-        assert_ne!(made, new_id("posts", Some("k")));
-        assert_eq!(made.len(), 36);
-        assert_ne!(new_id("users", None), new_id("users", None));
-    }
 }

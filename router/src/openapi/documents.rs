@@ -29,7 +29,7 @@ impl PartialSchema for DocumentOrPage {
 
 impl ToSchema for DocumentOrPage {}
 
-/// Create a document under its own id or a generated one
+/// Create a document under its own id or a generated one (UUIDv7)
 #[utoipa::path(post, path = "/v1/{collection}", operation_id = "createDocument", tag = "documents",
     params(InCollection, Ttl, Idempotency, Session, Timeout), request_body = Document,
     responses((status = 201, description = "Created.", body = Document), (status = 409, response = Problem), WriteProblems, BodyProblems, CallProblems))]

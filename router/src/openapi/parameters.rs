@@ -111,7 +111,10 @@ pub struct Freshness {
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
 pub struct Idempotency {
-    /// A retry with the same key and body gets the first outcome again and changes nothing.
+    /// A retry with the same key and body gets the first outcome again and changes nothing; the same key with another
+    /// method, query or body is 422 and changes nothing either. Where the path names what is written (a document, an item,
+    /// a partition), that is the key's scope: on another path the same key is another use. Where the body does (`POST` to a
+    /// collection, `:batchWrite`), the scope is the cluster: the first such request has the key, and every other one is 422.
     #[param(rename = "Idempotency-Key", min_length = 1, max_length = 256, required = false)]
     idempotency_key: String,
 }

@@ -1,5 +1,6 @@
 //! `:batchGet`, `:batchWrite`, `:transact`.
 
+use borough_proto::idempotency::CLAIM;
 use borough_proto::wire;
 use serde_json::json;
 
@@ -77,11 +78,44 @@ async fn a_batch_is_the_same_request_whatever_the_collections_default_is_now() {
         Some(wire::data_request::Op::Write(write)) => write.command.as_ref()?.units.first(),
         _ => None,
     });
-    let units = units.collect::<Vec<_>>();
+    let claims = |unit: &&wire::Unit| unit.idempotency.as_ref().unwrap().position == CLAIM;
+    let (claims, units): (Vec<_>, Vec<_>) = units.partition(claims);
+    assert_eq!(claims.len(), 2);
+    assert_eq!(claims[0], claims[1]);
     assert_eq!(units.len(), 2);
     assert_eq!(units[0].ops[0].ttl_ms, None);
     assert_eq!(units[1].ops[0].ttl_ms, Some(60_000));
     assert_eq!(units[0].idempotency, units[1].idempotency);
+}
+
+#[tokio::test]
+async fn a_batch_under_a_used_key_is_refused_as_a_whole() {
+    let world = World::new().await;
+    let puts = |ids: &[&str]| {
+        let writes: Vec<_> = ids.iter().map(|id| json!({"put": {"id": id, "document": {}}})).collect();
+        json!({"writes": writes}).to_string()
+    };
+    let key = [("idempotency-key", "k")];
+    // "a" to "d" lie in several shards.
+    let first = world.send("POST", "/v1/users:batchWrite", &key, puts(&["a", "b", "c", "d"])).await;
+    assert_eq!(first.status, 200);
+    for other in [&["b", "a", "c", "d"][..], &["a", "b", "c"], &["a", "b", "c", "d", "e"], &["x", "y", "z"]] {
+        let reply = world.send("POST", "/v1/users:batchWrite", &key, puts(other)).await;
+        let problem = reply.json();
+        assert_eq!((reply.status, &problem["field"]), (422, &json!("idempotency-key")), "{other:?}");
+        assert_eq!(problem["outcome"], "not-applied");
+        assert_eq!(reply.header("borough-node"), "1");
+    }
+    for id in ["e", "x", "y", "z"] {
+        assert_eq!(world.get(&format!("/v1/users/{id}")).await.status, 404, "{id}");
+    }
+    let again = world.send("POST", "/v1/users:batchWrite", &key, puts(&["a", "b", "c", "d"])).await;
+    assert_eq!(again.body, first.body);
+    // Nothing to write, nothing to claim.
+    let before = world.node.store.lock().requests.len();
+    let key = [("idempotency-key", "k2")];
+    assert_eq!(world.send("POST", "/v1/users:batchWrite", &key, puts(&[""])).await.status, 200);
+    assert_eq!(world.node.store.lock().requests.len(), before);
 }
 
 #[tokio::test]

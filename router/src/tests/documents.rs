@@ -94,6 +94,105 @@ async fn an_idempotency_key_replays_the_first_answer() {
 }
 
 #[tokio::test]
+async fn a_keyed_post_belongs_to_one_request_in_all_shards() {
+    let world = World::new().await;
+    let post = async |key: &str, path: &str, body: &str| {
+        world.send("POST", path, &[("idempotency-key", key)], body.to_owned()).await
+    };
+    let first = post("k1", "/v1/users", "{\"id\":\"a\"}").await;
+    assert_eq!(first.status, 201);
+    for id in ["b", "c", "d", "e", "f", "g"] {
+        let other = post("k1", "/v1/users", &format!("{{\"id\":{id:?}}}")).await;
+        assert_eq!((other.status, other.json()["outcome"].as_str()), (422, Some("not-applied")), "{id}");
+        assert_eq!(world.get(&format!("/v1/users/{id}")).await.status, 404, "{id}");
+    }
+    for (path, body) in [
+        ("/v1/users?ttl=60s", "{\"id\":\"a\"}"),
+        ("/v1/posts", "{\"id\":\"a\",\"sort\":\"s\"}"),
+        ("/v1/users:batchWrite", "{\"writes\":[{\"delete\":{\"id\":\"a\"}}]}"),
+    ] {
+        assert_eq!(post("k1", path, body).await.status, 422, "{path}");
+    }
+    assert_eq!(post("k1", "/v1/users", "{\"id\":\"a\"}").await.body, first.body);
+
+    // A refusal is the outcome of its key too.
+    let exists = post("k2", "/v1/users", "{\"id\":\"a\",\"n\":1}").await;
+    assert_eq!(exists.status, 409);
+    world.send("DELETE", "/v1/users/a", &[], "").await;
+    assert_eq!(post("k2", "/v1/users", "{\"id\":\"a\",\"n\":1}").await.status, 409);
+    // A request that is malformed uses no key up.
+    assert_eq!(post("k3", "/v1/users", "[]").await.status, 400);
+    assert_eq!(post("k3", "/v1/users", "{}").await.status, 201);
+}
+
+#[tokio::test]
+async fn an_id_that_was_made_under_a_key_is_made_once() {
+    let world = World::new().await;
+    let key = [("idempotency-key", "k1")];
+    let post = async || world.send("POST", "/v1/users", &key, "{\"n\":1}").await;
+    let first = post().await;
+    let id = first.json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(uuid::Uuid::parse_str(&id).unwrap().get_version_num(), 7);
+    assert_eq!((post().await.body, world.node.store.lock().requests.len()), (first.body, 4));
+
+    // The claim is made, the write is refused: a retry goes on with the id of the first attempt.
+    let key = [("idempotency-key", "k2")];
+    let post = async || world.send("POST", "/v1/users", &key, "{\"n\":2}").await;
+    world.node.store.lock().faults_after = Some((1, Fault::new(FaultCode::DiskFull, "full")));
+    let refused = post().await;
+    assert_eq!((refused.status, refused.json()["outcome"].as_str()), (503, Some("not-applied")));
+    let made = post().await;
+    assert_eq!((made.status, post().await.body), (201, made.body.clone()));
+    let ids: Vec<String> = {
+        let store = world.node.store.lock();
+        let writes = store.requests.iter().filter_map(|request| match &request.op {
+            Some(data_request::Op::Write(write)) => write.command.as_ref()?.units.first(),
+            _ => None,
+        });
+        let puts = writes
+            .filter(|unit| unit.idempotency.as_ref().is_some_and(|key| key.key == "k2" && key.position == 0));
+        puts.map(|unit| unit.ops[0].id.clone()).collect()
+    };
+    assert_eq!(ids, vec![made.json()["id"].as_str().unwrap(); 3]);
+}
+
+#[tokio::test]
+async fn a_claim_that_nobody_answers_leaves_the_document_alone() {
+    let world = World::new().await;
+    world.get("/v1/users/a").await;
+    let key = [("idempotency-key", "k1")];
+    for (code, status) in [(FaultCode::DeadlineExceeded, 503), (FaultCode::Internal, 500)] {
+        world.node.store.lock().faults.push(Fault::new(code, "late"));
+        let reply = world.send("POST", "/v1/users", &key, "{\"id\":\"a\"}").await;
+        assert_eq!(
+            (reply.status, reply.json()["outcome"].as_str()),
+            (status, Some("not-applied")),
+            "{code:?}"
+        );
+    }
+    assert_eq!(world.get("/v1/users/a").await.status, 404);
+    assert_eq!(world.send("POST", "/v1/users", &key, "{\"id\":\"a\"}").await.status, 201);
+}
+
+#[tokio::test]
+async fn a_key_is_used_anew_for_another_target_of_a_path() {
+    let world = World::new().await;
+    let key = [("idempotency-key", "k1")];
+    for number in 0..20 {
+        let path = format!("/v1/users/u{number}");
+        assert_eq!(world.send("PUT", &path, &key, format!("{{\"n\":{number}}}")).await.status, 201, "{path}");
+        assert_eq!(world.send("PUT", &path, &key, "{\"other\":1}").await.status, 422, "{path}");
+        assert_eq!(world.send("DELETE", &path, &key, "").await.status, 422, "{path}");
+        let item = format!("/v1/posts/u0/{number}");
+        assert_eq!(world.send("PUT", &item, &key, "{}").await.status, 201, "{item}");
+    }
+    assert_eq!(world.send("POST", "/v1/users", &key, "{}").await.status, 201);
+    let ops = r#"{"ops":[{"collection":"users","patch":{"t":1}}]}"#;
+    assert_eq!(world.send("POST", "/v1/partitions/u0:transact", &key, ops).await.status, 200);
+    assert_eq!(world.send("POST", "/v1/partitions/u1:transact", &key, ops).await.status, 200);
+}
+
+#[tokio::test]
 async fn bad_requests_name_what_is_wrong() {
     let world = World::new().await;
     let huge = format!("{{\"a\":\"{}\"}}", "x".repeat(1 << 20));

@@ -27,6 +27,8 @@ pub struct Store {
     version: u64,
     /// Answered instead of the next requests.
     pub faults: Vec<wire::Fault>,
+    /// Answered instead of a later request: after so many.
+    pub faults_after: Option<(usize, wire::Fault)>,
     pub requests: Vec<wire::DataRequest>,
     /// Epoch of the catalog when it is ahead of what is pushed.
     pub ahead: u64,
@@ -60,6 +62,11 @@ impl FakeNode {
         let mut store = self.store.lock();
         store.requests.push(request.clone());
         let (call, shard) = (request.call, request.shard);
+        match store.faults_after.take() {
+            Some((0, fault)) => store.faults.push(fault),
+            Some((left, fault)) => store.faults_after = Some((left - 1, fault)),
+            None => {}
+        }
         let result = match store.faults.pop() {
             Some(fault) => data_reply::Result::Fault(fault),
             None => match request.op.unwrap() {
@@ -156,7 +163,7 @@ impl Store {
             if *fingerprint == key.fingerprint {
                 return wire::UnitReply { replayed: true, ..reply.clone() };
             }
-            return wire::UnitReply { ops: vec![failed(OpStatus::KeyReused, 0)], replayed: false };
+            return wire::UnitReply { ops: vec![failed(OpStatus::KeyReused, 0)], ..Default::default() };
         }
         let before = self.documents.clone();
         let mut ops: Vec<wire::OpReply> = unit.ops.iter().map(|op| self.op(op)).collect();
@@ -166,7 +173,8 @@ impl Store {
                 *op = failed(OpStatus::Aborted, 0);
             }
         }
-        let reply = wire::UnitReply { ops, replayed: false };
+        let note = unit.idempotency.as_ref().and_then(|key| key.note.clone());
+        let reply = wire::UnitReply { ops, replayed: false, note };
         if let Some(key) = &unit.idempotency {
             self.keyed.insert((key.key.clone(), key.position), (key.fingerprint, reply.clone()));
         }

@@ -7,6 +7,7 @@ use borough_proto::error::{Problem, ProblemType};
 use borough_proto::http_api::{
     BatchDelete, BatchItem, BatchKey, BatchPatch, BatchPut, BatchReply, BatchWrite, TransactOp, parse_ttl,
 };
+use borough_proto::idempotency::{CLAIM, position_of};
 use borough_proto::{ShardId, wire};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -71,9 +72,13 @@ impl Direct {
         let mut way = self.way(call).await?;
         let mut items = Vec::with_capacity(writes.len());
         let mut shards: BTreeMap<ShardId, (Vec<usize>, Vec<wire::Unit>)> = BTreeMap::new();
+        let mut content = String::new();
         for (position, write) in writes.into_iter().enumerate() {
             let Item { key, action, rule } = take_apart(collection, write);
             let mut item = blank(key.id.clone(), key.sort.clone());
+            if call.idempotency_key.is_some() {
+                content.push_str(&format!("{key:?} {action:?} {rule:?}\n"));
+            }
             match way.unit(&key, &action, &rule, position).await {
                 Ok(unit) => {
                     let (positions, units) = shards.entry(way.shard(&key.id)?).or_default();
@@ -83,6 +88,11 @@ impl Direct {
                 Err(error) => fail(&mut item, of_error(&error)),
             }
             items.push(item);
+        }
+        if let Some(claim) = ops::idempotency(call, CLAIM, "BATCH", collection, content.as_bytes())
+            && !shards.is_empty()
+        {
+            way.claim(collection, claim).await?;
         }
         let way = &way;
         let parts = shards
@@ -110,7 +120,7 @@ impl Direct {
             .map_err(|source| Error::Encode { operation: call.operation.clone(), source })?;
         let mut unit = wire::Unit {
             ops: Vec::with_capacity(ops.len()),
-            idempotency: ops::idempotency(call, 0, "TRANSACT", id, &content),
+            idempotency: ops::idempotency(call, position_of(&[id]), "TRANSACT", id, &content),
         };
         let mut items = Vec::with_capacity(ops.len());
         for (position, op) in ops.into_iter().enumerate() {

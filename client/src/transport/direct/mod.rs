@@ -14,6 +14,7 @@ use std::time::Duration;
 use borough_proto::error::{Outcome, ProblemType};
 use borough_proto::exchange::channel::ChannelSettings;
 use borough_proto::exchange::{Answer, ForwardError, ForwardSettings, Forwarder, Why};
+use borough_proto::idempotency::{CLAIM, position_of};
 use borough_proto::{ClusterMap, ShardId, wire};
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -108,20 +109,8 @@ impl Direct {
         action: &Action,
         rule: &WriteRule,
     ) -> Result<RawWritten> {
-        let mut way = self.way(call).await?;
-        let collection = way.collection(&key.collection, key.sort.is_some()).await?;
-        let op = ops::op(&collection, &key.id, key.sort.as_deref(), action, rule)
-            .map_err(|refused| refused.of(call))?;
-        let (method, body) = match action {
-            Action::Put(body) => ("PUT", &**body),
-            Action::Patch(body) => ("PATCH", &**body),
-            Action::Delete => ("DELETE", &[][..]),
-        };
-        let idempotency = ops::idempotency(call, 0, method, &format!("{key:?} {rule:?}"), body);
-        let unit = wire::Unit { ops: vec![op], idempotency };
-        let reply = way.write_one(&key.id, unit).await?;
-        let reply = reply.ops.into_iter().next().ok_or_else(|| way.misanswered())?;
-        ops::written(reply, &key.id, key.sort.as_deref()).map_err(|refused| refused.of(call))
+        let position = position_of(&[&key.collection, &key.id, key.sort.as_deref().unwrap_or_default()]);
+        self.way(call).await?.put(position, key, action, rule).await
     }
 
     pub async fn create(
@@ -131,18 +120,68 @@ impl Direct {
         body: &Bytes,
         ttl: Option<Duration>,
     ) -> Result<RawWritten> {
-        let id =
-            ops::id_to_create(call.idempotency_key.as_deref(), body).map_err(|refused| refused.of(call))?;
-        let key = Key { collection: collection.to_owned(), id: id.clone(), sort: None };
+        let given = ops::id_to_create(body).map_err(|refused| refused.of(call))?;
+        let made = given.is_none().then(|| uuid::Uuid::now_v7().to_string());
+        let note = made.clone().map(Bytes::from);
+        let mut key =
+            Key { collection: collection.to_owned(), id: given.or(made).unwrap_or_default(), sort: None };
         key.check(&call.operation)?;
         let rule = WriteRule { condition: Condition::Absent, ttl };
-        let written = self.write(call, &key, &Action::Put(body.clone()), &rule).await;
+        let mut way = self.way(call).await?;
+        if let Some(claim) =
+            ops::idempotency(call, CLAIM, "CREATE", &format!("{collection:?} {rule:?}"), body)
+        {
+            let noted = way.claim(collection, wire::Idempotency { note, ..claim }).await?;
+            if let Some(first) = noted {
+                // The id that the first attempt made.
+                key.id = String::from_utf8(first.into()).map_err(|_| way.misanswered())?;
+            }
+        }
+        let written = way.put(0, &key, &Action::Put(body.clone()), &rule).await;
         let written = written.map_err(Error::of_if_absent)?;
-        Ok(RawWritten { id: Some(id), ..written })
+        Ok(RawWritten { id: Some(key.id), ..written })
     }
 }
 
 impl Way<'_> {
+    async fn put(
+        &mut self,
+        position: u32,
+        key: &Key,
+        action: &Action,
+        rule: &WriteRule,
+    ) -> Result<RawWritten> {
+        let collection = self.collection(&key.collection, key.sort.is_some()).await?;
+        let op = ops::op(&collection, &key.id, key.sort.as_deref(), action, rule)
+            .map_err(|refused| refused.of(self.call))?;
+        let (method, body) = match action {
+            Action::Put(body) => ("PUT", &**body),
+            Action::Patch(body) => ("PATCH", &**body),
+            Action::Delete => ("DELETE", &[][..]),
+        };
+        let idempotency = ops::idempotency(self.call, position, method, &format!("{key:?} {rule:?}"), body);
+        let unit = wire::Unit { ops: vec![op], idempotency };
+        let reply = self.write_one(&key.id, unit).await?;
+        let reply = reply.ops.into_iter().next().ok_or_else(|| self.misanswered())?;
+        ops::written(reply, &key.id, key.sort.as_deref()).map_err(|refused| refused.of(self.call))
+    }
+
+    /// Claims the caller's key for a request whose body decides the shards; the note of the first claim.
+    async fn claim(&mut self, collection: &str, key: wire::Idempotency) -> Result<Option<Bytes>> {
+        let info = match self.map.collection(collection) {
+            Some(info) => Arc::clone(info),
+            // Perhaps made just now; whether it is sorted is for the write to say.
+            None => self.collection(collection, false).await?,
+        };
+        let shard = self.shard(&key.key)?;
+        let claimed = self.forwarder.claim(shard, info.id, key, self.until).await;
+        let wire::UnitReply { ops, note, .. } = self.seen(claimed)?.body;
+        let reply = ops.into_iter().next().ok_or_else(|| self.misanswered())?;
+        ops::written(reply, "", None)
+            .map_err(|refused| refused.with_outcome(Outcome::NotApplied).of(self.call))?;
+        Ok(note)
+    }
+
     /// The collection of that name. One that the map does not know may be new: the map is asked for once more, and
     /// waited for, since the next news may be of something else.
     async fn collection(&mut self, name: &str, sorted: bool) -> Result<Arc<wire::CollectionInfo>> {

@@ -127,28 +127,18 @@ pub(super) fn idempotency(
 ) -> Option<wire::Idempotency> {
     let key = call.idempotency_key.clone()?;
     let content = format!("{method} {target}\n{}", String::from_utf8_lossy(body));
-    Some(wire::Idempotency { key, position, fingerprint: hash_id(&content) })
+    Some(wire::Idempotency { key, position, fingerprint: hash_id(&content), note: None })
 }
 
-/// The id in the body; else one that follows from the key, or a resent create would make a second document; else a new one.
-pub(super) fn id_to_create(key: Option<&str>, body: &[u8]) -> Result<String, Refused> {
+/// The id in the body, if there is one.
+pub(super) fn id_to_create(body: &[u8]) -> Result<Option<String>, Refused> {
     match document::inspect(body)?.id {
-        KeyField::Text(id) => Ok(id.into_owned()),
+        KeyField::Text(id) => Ok(Some(id.into_owned())),
         KeyField::Other(found) => {
             Err(DocumentError::BadKeyField { field: "id", found: found.to_owned() }.into())
         }
-        KeyField::Absent => Ok(key.map_or_else(uuid::Uuid::now_v7, uuid_of_key).to_string()),
+        KeyField::Absent => Ok(None),
     }
-}
-
-/// Version 8 (RFC 9562 §5.8): the hash of the key.
-fn uuid_of_key(key: &str) -> uuid::Uuid {
-    let halves = (hash_id(key), hash_id(&format!("{key}\0")));
-    let mut bytes = uuid::Uuid::from_u64_pair(halves.0, halves.1).into_bytes();
-    let [_, _, _, _, _, _, version, _, variant, ..] = &mut bytes;
-    *version = (*version & 0x0f) | 0x80;
-    *variant = (*variant & 0x3f) | 0x80;
-    uuid::Uuid::from_bytes(bytes)
 }
 
 /// A document as callers see it.
@@ -214,12 +204,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_follows_from_the_key_so_that_a_resent_create_makes_no_second_document() {
-        let one = id_to_create(Some("k1"), b"{}").unwrap();
-        assert_eq!(one, id_to_create(Some("k1"), b"{}").unwrap());
-        assert_ne!(one, id_to_create(Some("k2"), b"{}").unwrap());
-        assert_eq!(one.parse::<uuid::Uuid>().unwrap().get_version_num(), 8);
-        assert_eq!(id_to_create(Some("k1"), b"{\"id\":7}").unwrap(), "7");
-        assert_ne!(id_to_create(None, b"{}").unwrap(), id_to_create(None, b"{}").unwrap());
+    fn the_id_of_a_create_is_that_of_its_body() {
+        assert_eq!(id_to_create(b"{\"id\":7}").unwrap().as_deref(), Some("7"));
+        assert_eq!(id_to_create(b"{}").unwrap(), None);
+        assert!(id_to_create(b"{\"id\":[]}").is_err());
     }
 }

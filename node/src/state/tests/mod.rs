@@ -240,13 +240,14 @@ fn op_strategy() -> impl Strategy<Value = wire::Op> {
 }
 
 fn unit_strategy() -> impl Strategy<Value = wire::Unit> {
-    let idempotency = (prop::sample::select(vec!["k", "k2"]), 0..2_u32, prop::bool::weighted(0.8)).prop_map(
-        |(key, position, usual)| wire::Idempotency {
+    let note = prop::option::of(prop::sample::select(vec!["", "n1", "n2"]));
+    let idempotency = (prop::sample::select(vec!["k", "k2"]), 0..2_u32, prop::bool::weighted(0.8), note)
+        .prop_map(|(key, position, usual, note)| wire::Idempotency {
             key: key.to_owned(),
             position,
             fingerprint: u64::from(usual),
-        },
-    );
+            note: note.map(|note| Bytes::from_static(note.as_bytes())),
+        });
     (proptest::collection::vec(op_strategy(), 0..4), prop::option::weighted(0.3, idempotency))
         .prop_map(|(ops, idempotency)| wire::Unit { ops, idempotency })
 }

@@ -75,10 +75,10 @@ impl Model {
         let fingerprint = unit.idempotency.as_ref().map_or(0, |idempotency| idempotency.fingerprint);
         if let Some((_, first, reply)) = key.as_ref().and_then(|key| self.keys.get(key)) {
             if *first == fingerprint {
-                return wire::UnitReply { ops: reply.ops.clone(), replayed: true };
+                return wire::UnitReply { replayed: true, ..reply.clone() };
             }
             let ops = unit.ops.iter().map(|_| failed(OpStatus::KeyReused, 0)).collect();
-            return wire::UnitReply { ops, replayed: false };
+            return wire::UnitReply { ops, ..Default::default() };
         }
         let before = self.documents.clone();
         let mut ops = Vec::new();
@@ -93,7 +93,8 @@ impl Model {
                 }
             }
         }
-        let reply = wire::UnitReply { ops, replayed: false };
+        let note = unit.idempotency.as_ref().and_then(|idempotency| idempotency.note.clone());
+        let reply = wire::UnitReply { ops, replayed: false, note };
         if let Some(key) = key {
             self.keys.insert(key, (self.time_ms, fingerprint, reply.clone()));
         }

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use borough_proto::idempotency;
+
 use super::*;
 use crate::state::{SESSION_SPAN_MAX, SweepLimits, keys, sweep_due, validate};
 
 fn with_key(ops: Vec<wire::Op>, key: &str, fingerprint: u64) -> wire::Unit {
-    let idempotency = wire::Idempotency { key: key.to_owned(), position: 0, fingerprint };
+    let idempotency = wire::Idempotency { key: key.to_owned(), position: 0, fingerprint, note: None };
     wire::Unit { ops, idempotency: Some(idempotency) }
 }
 
@@ -182,6 +184,53 @@ fn an_idempotency_key_gets_its_first_outcome_again() {
     units[2].idempotency.as_mut().unwrap().position = 1;
     let reply = shard.apply(command(1, units));
     assert_eq!(reply.units.iter().map(|unit| unit.replayed).collect::<Vec<_>>(), [false, true, false]);
+}
+
+#[test]
+fn a_claim_changes_no_document_and_keeps_the_first_note() {
+    let mut shard = Shard::default();
+    shard.op(1, put("k", "{}"));
+    let before = shard.header();
+    let claim = |fingerprint, note: &'static str| {
+        let note = Some(Bytes::from_static(note.as_bytes()));
+        let key = wire::Idempotency { key: "k".to_owned(), position: 0, fingerprint, note };
+        // Of a collection that has such a document, and of one that has none.
+        [1, 2].map(|collection| command(1, vec![idempotency::claim(collection, key.clone())]))
+    };
+    let [there, absent] = claim(1, "first");
+    let first = shard.apply(there).units.remove(0);
+    assert_eq!((statuses(&first)[0], first.replayed), (OpStatus::Checked, false));
+    assert_eq!(first.note.as_deref(), Some(&b"first"[..]));
+    let bytes = shard.header().idempotency_bytes;
+    let [_, again] = claim(1, "second");
+    let again = shard.apply(again).units.remove(0);
+    assert_eq!(again, wire::UnitReply { replayed: true, ..first });
+    let [other, _] = claim(2, "third");
+    let other = shard.apply(other).units.remove(0);
+    assert_eq!((statuses(&other)[0], other.note), (OpStatus::KeyReused, None));
+    assert_eq!(shard.header().documents, before.documents);
+    assert_eq!(shard.read("k", 1).unwrap(), "{}");
+
+    let mut empty = Shard::default();
+    let reply = empty.apply(absent).units.remove(0);
+    assert_eq!((statuses(&reply)[0], reply.ops[0].version), (OpStatus::Checked, 0));
+    let noted = empty.header().idempotency_bytes;
+    let mut bare = Shard::default();
+    let [_, mut without] = claim(1, "first");
+    without.units[0].idempotency.as_mut().unwrap().note = None;
+    bare.apply(without);
+    assert!(noted > bare.header().idempotency_bytes && bytes > 0, "the note counts");
+}
+
+#[test]
+fn a_note_is_bounded() {
+    let note = |bytes: usize| {
+        let mut unit = with_key(vec![put("a", "{}")], "k", 1);
+        unit.idempotency.as_mut().unwrap().note = Some(vec![b'n'; bytes].into());
+        validate(&command(1, vec![unit]))
+    };
+    assert!(note(64).is_ok());
+    assert!(note(65).unwrap_err().contains("note"));
 }
 
 #[test]

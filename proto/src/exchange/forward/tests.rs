@@ -270,3 +270,30 @@ async fn the_forwarders_tasks_end_with_their_token() {
     cluster.tasks.close();
     tokio::time::timeout(Duration::from_secs(10), cluster.tasks.wait()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_claim_without_an_answer_leaves_nothing_applied() {
+    let key = || wire::Idempotency { key: "k".to_owned(), ..Default::default() };
+    for code in [FaultCode::DeadlineExceeded, FaultCode::Internal] {
+        let cluster =
+            Cluster::start(1, move |_, _: &wire::DataRequest| fault(Fault::new(code, "late"))).await;
+        let written = cluster.forwarder.write(SHARD, units(), within(2000)).await.unwrap_err();
+        assert_eq!(written.outcome, Outcome::Unknown, "{code:?}");
+        let claimed = cluster.forwarder.claim(SHARD, 1, key(), within(2000)).await.unwrap_err();
+        assert_eq!(claimed.outcome, Outcome::NotApplied, "{code:?}");
+        assert!(matches!(claimed.why, Why::Unavailable | Why::Internal), "{claimed:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_note_that_a_node_does_not_keep_is_missed() {
+    let cluster = Cluster::start(1, |_, _: &wire::DataRequest| written()).await;
+    let key = |note: Option<&'static str>| wire::Idempotency {
+        key: "k".to_owned(),
+        note: note.map(|note| note.as_bytes().into()),
+        ..Default::default()
+    };
+    assert!(cluster.forwarder.claim(SHARD, 1, key(None), within(2000)).await.is_ok());
+    let missed = cluster.forwarder.claim(SHARD, 1, key(Some("n")), within(2000)).await.unwrap_err();
+    assert_eq!((missed.why, missed.outcome), (Why::Unavailable, Outcome::NotApplied));
+}
