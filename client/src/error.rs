@@ -170,6 +170,8 @@ impl Error {
             | Kind::BadPageToken
             | Kind::MethodNotAllowed
             | Kind::TooLarge
+            | Kind::TargetTooLong
+            | Kind::HeadTooLarge
             | Kind::UnsupportedMediaType
             | Kind::InvalidMerge
             | Kind::PreconditionRequired => Self::Invalid(refusal),
@@ -404,6 +406,8 @@ mod tests {
             (ProblemType::Conflict, "Conflict", false),
             (ProblemType::PreconditionFailed, "PreconditionFailed", false),
             (ProblemType::TooLarge, "Invalid", false),
+            (ProblemType::TargetTooLong, "Invalid", false),
+            (ProblemType::HeadTooLarge, "Invalid", false),
             (ProblemType::UnsupportedMediaType, "Invalid", false),
             (ProblemType::IdempotencyKeyReused, "IdempotencyKeyReused", false),
             (ProblemType::InvalidMerge, "Invalid", false),

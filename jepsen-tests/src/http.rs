@@ -130,8 +130,10 @@ impl Http {
         if faults.len() >= 20 {
             return;
         }
-        if answer.header(headers::REQUEST_ID).is_none_or(str::is_empty) {
-            faults.push(format!("no X-Request-Id: {answer}"));
+        for name in [headers::REQUEST_ID, headers::SHARD, headers::NODE] {
+            if answer.header(name).is_none_or(str::is_empty) {
+                faults.push(format!("no {name}: {answer}"));
+            }
         }
         // An answer to HEAD has no body to judge.
         if answer.status >= 400

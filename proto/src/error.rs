@@ -185,10 +185,12 @@ problems! {
     Conflict = "conflict", 409, "Conflict";
     PreconditionFailed = "precondition-failed", 412, "Precondition failed";
     TooLarge = "too-large", 413, "Too large";
+    TargetTooLong = "target-too-long", 414, "Request target too long";
     UnsupportedMediaType = "unsupported-media-type", 415, "Unsupported content type";
     IdempotencyKeyReused = "idempotency-key-reused", 422, "Idempotency key reused with another request";
     InvalidMerge = "invalid-merge", 422, "The patch cannot be applied";
     PreconditionRequired = "precondition-required", 428, "The collection requires a precondition";
+    HeadTooLarge = "head-too-large", 431, "Request head too large";
     TooManyRequests = "too-many-requests", 429, "Rate limit exceeded";
     Internal = "internal", 500, "Internal error";
     Unavailable = "unavailable", 503, "No leader within the deadline";

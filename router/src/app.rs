@@ -86,7 +86,6 @@ impl App {
         }
         self.name_shard(head.uri.path(), response.headers_mut());
         response.headers_mut().extend(extra);
-        response.headers_mut().insert(REQUEST_ID, request_id(&head.headers));
         if self.draining.load(Ordering::Relaxed) {
             // The caller opens its next connection elsewhere, so that none is closed under a request.
             response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));

@@ -6,6 +6,7 @@
 mod api;
 mod app;
 mod auth;
+mod bare;
 mod catalog;
 mod cluster_calls;
 mod config;

@@ -20,8 +20,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::SwaggerUi;
 
 use self::headers::Headers;
-use crate::api::call::REQUEST_ID;
-use crate::app::{App, request_id};
+use crate::app::App;
 use crate::http::refusal::Refusal;
 
 mod admin;
@@ -37,9 +36,8 @@ pub fn router() -> Router<Arc<App>> {
     pages.layer(from_fn(as_every_answer))
 }
 
-/// Gives these answers what all others have: a request id, and a problem when they are none.
+/// Makes those of these answers problems that are refusals, as all others are.
 async fn as_every_answer(request: Request, next: Next) -> Response {
-    let id = request_id(request.headers());
     let path = request.uri().path().to_owned();
     let mut response = next.run(request).await;
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
@@ -48,7 +46,6 @@ async fn as_every_answer(request: Request, next: Next) -> Response {
         response =
             Refusal::new(ProblemType::NotFound, format!("{path:?} is no page of /docs")).into_response();
     }
-    response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 
@@ -59,9 +56,9 @@ async fn as_every_answer(request: Request, next: Next) -> Response {
         title = "Borough",
         description = "Sharded, replicated JSON documents with the cache inside. Reads are linearizable unless the request \
             allows staleness. Every error is application/problem+json and says in `outcome` whether a write took effect. \
-            What answers `GET` answers `HEAD` too. A target longer than 64 KiB (414) and a head of more than 100 fields or \
-            about 400 KiB (431) are refused before they are read to their end: with the status alone, no problem and no \
-            request id; nothing was applied. Where tokens are configured, reads need one with the right `read`, writes \
+            What answers `GET` answers `HEAD` too. What is no HTTP (400), a target longer than 64 KiB (414) and a head of more \
+            than 100 fields or about 400 KiB (431) are refused before they are read to their end: nothing was applied, the \
+            request id is a new one, and the connection is closed. Where tokens are configured, reads need one with the right `read`, writes \
             `write`, the control plane `admin`; without `read`, the answer to a patch does not show the document.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),

@@ -1,7 +1,7 @@
 //! Binds, serves and drains.
 //!
-//! Heads that pass hyper's bounds never get here: it answers a target longer than 64 KiB with a bare 414, a head of more than
-//! 100 fields or some 400 KiB with a bare 431, and closes. The API's description says so.
+//! Heads that pass hyper's bounds never get here: a target longer than 64 KiB, more than 100 fields or some 400 KiB. What it
+//! answers to those, and to what is no HTTP, `listener` completes.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
+use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use borough_proto::exchange::channel::ChannelSettings;
 use borough_proto::exchange::mux::Limits;
@@ -22,8 +23,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::app::App;
+use crate::api::call::REQUEST_ID;
+use crate::app::{App, request_id};
 use crate::config::Config;
+use crate::http::answer::put_none;
 use crate::listener::{BoundedListener, Peer};
 use crate::openapi;
 use crate::rate::ClientLimit;
@@ -119,7 +122,16 @@ async fn serve(app: &Arc<App>, tcp: TcpListener, shutdown: CancellationToken) ->
 
 /// Everything that is served.
 pub fn service(app: &Arc<App>) -> Router {
-    openapi::router().fallback(handle).with_state(Arc::clone(app))
+    openapi::router().fallback(handle).layer(from_fn(complete)).with_state(Arc::clone(app))
+}
+
+/// Gives every answer what each must have, whoever made it.
+async fn complete(request: Request<Body>, next: Next) -> Response {
+    let id = request_id(request.headers());
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    put_none(response.headers_mut());
+    response
 }
 
 async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Response {

@@ -8,6 +8,7 @@ mod batches;
 mod collections;
 mod documents;
 mod freshness;
+mod heads;
 mod idempotency;
 mod lists;
 mod refusals;
@@ -24,6 +25,7 @@ async fn rest_contract() -> anyhow::Result<()> {
     let mut cases = Cases::new();
     documents::run(&mut cases, &http).await;
     refusals::run(&mut cases, &http).await;
+    heads::run(&mut cases, &http).await;
     lists::run(&mut cases, &http).await;
     batches::run(&mut cases, &http).await;
     sorted::run(&mut cases, &http).await;
@@ -33,7 +35,7 @@ async fn rest_contract() -> anyhow::Result<()> {
     collections::run(&mut cases, &cluster).await;
     admin::run(&mut cases, &cluster).await;
     cases
-        .run("every answer has a request id, every error is a problem", async {
+        .run("every answer has a request id, a shard and a node, every error is a problem", async {
             let faults = http.faults();
             anyhow::ensure!(faults.is_empty(), "{}", faults.join("\n"));
             Ok(())

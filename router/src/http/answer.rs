@@ -12,7 +12,7 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 pub const SHARD: HeaderName = HeaderName::from_static(names::SHARD);
-const NODE: HeaderName = HeaderName::from_static(names::NODE);
+pub const NODE: HeaderName = HeaderName::from_static(names::NODE);
 const SESSION: HeaderName = HeaderName::from_static(names::SESSION);
 const EXPIRES: HeaderName = HeaderName::from_static(names::EXPIRES);
 const CACHE_STATUS: HeaderName = HeaderName::from_static(names::CACHE_STATUS);
@@ -84,6 +84,13 @@ impl Trace {
 fn insert(headers: &mut HeaderMap, name: HeaderName, text: String) {
     if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
         headers.insert(name, value);
+    }
+}
+
+/// Completes what every answer carries: the shard and the node that it concerns, `none` where there are none.
+pub fn put_none(headers: &mut HeaderMap) {
+    for name in [SHARD, NODE] {
+        headers.entry(name).or_insert(HeaderValue::from_static("none"));
     }
 }
 

@@ -6,7 +6,7 @@ use axum::body::Body;
 use borough_proto::error::ProblemType;
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::time::Instant;
 
@@ -44,7 +44,12 @@ pub async fn read(
 ) -> Result<Bytes, Refusal> {
     let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > bytes_max as u64) {
-        drain(body, deadline).await;
+        // Who asks before sending is told before: reading would say "go on".
+        let asks =
+            headers.get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        if !asks {
+            drain(body, deadline).await;
+        }
         return Err(too_large(bytes_max));
     }
     let incomplete = |why: &str| Refusal::new(ProblemType::BadRequest, format!("the body {why}"));

@@ -12,12 +12,12 @@ const ALL: &[(&str, &str)] = &[
     ("Borough-Expires", "When the document expires, RFC 3339."),
     (
         "Borough-Shard",
-        "The shard, or shards, that the answer concerns, also when it is a refusal. Absent where none is concerned: in the \
+        "The shard, or shards, that the answer concerns, also when it is a refusal. `none` where none is concerned: in the \
             control plane, and where a request is refused before an id is known or has several of which none was asked for.",
     ),
     (
         "Borough-Node",
-        "The node, or nodes, that answered. Absent where the router answered by itself, as it does for malformed requests, \
+        "The node, or nodes, that answered. `none` where the router answered by itself, as it does for malformed requests, \
             and where no node could be reached.",
     ),
     ("Cache-Status", "`borough; hit` or `borough; fwd=miss` (RFC 9211)."),
@@ -70,7 +70,7 @@ fn describe(operation: &mut Operation) {
     let id = operation.operation_id.clone().unwrap_or_default();
     for (status, response) in &mut operation.responses.responses {
         let RefOr::T(response) = response else { continue };
-        add(response, &["X-Request-Id"]);
+        add(response, &["X-Request-Id", "Borough-Shard", "Borough-Node"]);
         if id == "docs" {
             add(response, &["Location"]);
         }
@@ -81,7 +81,7 @@ fn describe(operation: &mut Operation) {
         if admin {
             continue;
         }
-        add(response, &["Borough-Session", "Borough-Shard", "Borough-Node"]);
+        add(response, &["Borough-Session"]);
         if documents && status != "204" {
             add(response, &["ETag", "Borough-Expires"]);
         }

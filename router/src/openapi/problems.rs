@@ -20,6 +20,10 @@ pub enum CallProblems {
     Unauthorized(#[ref_response] Problem),
     #[response(status = 403)]
     Forbidden(#[ref_response] Problem),
+    #[response(status = 414)]
+    TargetTooLong(#[ref_response] Problem),
+    #[response(status = 431)]
+    HeadTooLarge(#[ref_response] Problem),
     #[response(status = 429)]
     TooManyRequests(#[ref_response] Problem),
     #[response(status = 500)]

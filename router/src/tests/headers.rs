@@ -59,14 +59,35 @@ async fn every_answer_about_an_id_names_its_shard() {
             let reply = world.send(method, &path, headers, body.to_owned()).await;
             assert_eq!(reply.status, status, "{method} {path} {reply:?}");
             assert_eq!(reply.header("borough-shard"), shard, "{method} {path} {status}");
-            assert_eq!(reply.header("borough-node"), if node { "1" } else { "" }, "{method} {path} {status}");
+            assert_eq!(
+                reply.header("borough-node"),
+                if node { "1" } else { "none" },
+                "{method} {path} {status}"
+            );
         }
         let unknown = world.get(&format!("/v1/posts/a/{long_sort}")).await;
-        assert_eq!((unknown.status, unknown.header("borough-shard")), (400, ""));
+        assert_eq!((unknown.status, unknown.header("borough-shard")), (400, "none"));
     }
-    for path in ["/livez", "/admin/v1/cluster", "/admin/v1/collections", "/nope"] {
-        assert_eq!(world.get(path).await.header("borough-shard"), "", "{path}");
+    for path in [
+        "/livez",
+        "/readyz",
+        "/metrics",
+        "/admin/v1/cluster",
+        "/admin/v1/collections",
+        "/nope",
+        "/docs",
+        "/docs/",
+        "/docs/nope.js",
+        "/openapi.json",
+    ] {
+        for method in ["GET", "HEAD", "PUT"] {
+            let reply = world.send(method, path, &[], "").await;
+            let named = (reply.header("borough-shard"), reply.header("borough-node"));
+            assert_eq!(named, ("none", "none"), "{method} {path}");
+        }
     }
+    let deleted = world.send("DELETE", "/admin/v1/collections/strict", &[], "").await;
+    assert_eq!((deleted.status, deleted.header("borough-node")), (204, "none"));
 }
 
 #[tokio::test]

@@ -21,9 +21,11 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
 
 use crate::app::App;
 use crate::config::Config;
+use crate::serve::service;
 use fake::FakeNode;
 
 /// A router and its node. Both end with the test's runtime.
@@ -80,11 +82,13 @@ impl World {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.app.handle(request.body(body.into()).unwrap()).await;
+        let response = service(&self.app).oneshot(request.body(body.into()).unwrap()).await.unwrap();
         let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let reply = Reply { status: head.status.as_u16(), headers: head.headers, body };
-        assert!(reply.headers.contains_key("x-request-id"));
+        for name in ["x-request-id", "borough-shard", "borough-node"] {
+            assert!(!reply.header(name).is_empty(), "{method} {path}: no {name}: {reply:?}");
+        }
         if reply.status >= 400 && method != "HEAD" {
             assert_eq!(reply.header("content-type"), "application/problem+json", "{reply:?}");
             let problem = reply.json();
