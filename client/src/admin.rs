@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use borough_proto::error::Outcome;
-use borough_proto::http_api::{ClusterStatus, Collection, CollectionList, CollectionOptions};
+use borough_proto::error::{Outcome, ProblemType};
+use borough_proto::http_api::{
+    ClusterStatus, Collection, CollectionList, CollectionOptions, OperationList, OperationStatus,
+    RebalancePlan,
+};
 use bytes::Bytes;
 use reqwest::Method;
 use serde::de::DeserializeOwned;
@@ -94,6 +97,115 @@ impl Admin {
         self.typed("get cluster status".to_owned(), out, Outcome::NotApplied).await
     }
 
+    /// What a rebalance would do now.
+    ///
+    /// # Errors
+    /// Those of a read.
+    pub async fn rebalance_plan(&self) -> Result<RebalancePlan> {
+        let path = "/admin/v1/rebalances?validateOnly=true".to_owned();
+        let out = Outgoing::write(Method::POST, path).repeatable();
+        self.typed("plan a rebalance".to_owned(), out, Outcome::NotApplied).await
+    }
+
+    /// Spreads replicas and leaders evenly over the nodes.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when the cluster refuses.
+    pub async fn rebalance(&self) -> Result<OperationStatus> {
+        self.order("rebalance".to_owned(), "rebalances").await
+    }
+
+    /// Operations under way, and the last that have ended; the newest first.
+    ///
+    /// # Errors
+    /// Those of a read.
+    pub async fn operations(&self) -> Result<Vec<OperationStatus>> {
+        let out = Outgoing::read(Method::GET, "/admin/v1/operations".to_owned());
+        let list: OperationList = self.typed("list operations".to_owned(), out, Outcome::NotApplied).await?;
+        Ok(list.items)
+    }
+
+    /// An operation with its moves.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and those of a read.
+    pub async fn operation(&self, id: &str) -> Result<OperationStatus> {
+        let operation = format!("get operation {id}");
+        let out = Outgoing::read(Method::GET, format!("/admin/v1/operations/{}", number(&operation, id)?));
+        self.typed(operation, out, Outcome::NotApplied).await
+    }
+
+    /// Begins no more moves of an operation; those that have begun are finished.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] when it has ended.
+    pub async fn pause(&self, id: &str) -> Result<OperationStatus> {
+        self.control(id, "pause").await
+    }
+
+    /// Goes on with a paused operation.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] when it has ended.
+    pub async fn resume(&self, id: &str) -> Result<OperationStatus> {
+        self.control(id, "resume").await
+    }
+
+    /// Ends an operation before its time: what is done stays, moves that have begun are taken back.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] when it has ended or is a repair.
+    pub async fn cancel(&self, id: &str) -> Result<OperationStatus> {
+        self.control(id, "cancel").await
+    }
+
+    /// Moves everything off a node.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] when that could not end, with the reason.
+    pub async fn drain(&self, node: u64) -> Result<OperationStatus> {
+        self.order(format!("drain node {node}"), &format!("nodes/{node}:drain")).await
+    }
+
+    /// Makes a draining or drained node a member again; the drain that is being cancelled, if there was one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] when the node was removed.
+    pub async fn undrain(&self, node: u64) -> Result<Option<OperationStatus>> {
+        self.order_or_done(format!("undrain node {node}"), &format!("nodes/{node}:undrain")).await
+    }
+
+    /// Takes a node out of the cluster for good; the drain before that, or `None` when the node had nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] when that could not end, with the reason.
+    pub async fn remove(&self, node: u64) -> Result<Option<OperationStatus>> {
+        self.order_or_done(format!("remove node {node}"), &format!("nodes/{node}:remove")).await
+    }
+
+    async fn control(&self, id: &str, verb: &str) -> Result<OperationStatus> {
+        let operation = format!("{verb} operation {id}");
+        let id = number(&operation, id)?;
+        self.order(operation, &format!("operations/{id}:{verb}")).await
+    }
+
+    async fn order(&self, operation: String, path: &str) -> Result<OperationStatus> {
+        let out = Outgoing::write(Method::POST, format!("/admin/v1/{path}")).repeatable();
+        self.typed(operation, out, Outcome::Applied).await
+    }
+
+    async fn order_or_done(&self, operation: String, path: &str) -> Result<Option<OperationStatus>> {
+        let out = Outgoing::write(Method::POST, format!("/admin/v1/{path}")).repeatable();
+        let body = self.send(operation.clone(), out).await?;
+        if body.is_empty() {
+            return Ok(None);
+        }
+        let found = serde_json::from_slice(&body);
+        found
+            .map(Some)
+            .map_err(|source| Error::decode::<OperationStatus>(&operation, Outcome::Applied, source))
+    }
+
     /// A `GET` under `/admin/v1`, for example `cluster`; the body as answered.
     ///
     /// # Errors
@@ -127,4 +239,10 @@ impl Admin {
 fn collection_target(operation: &str, name: &str) -> Result<String> {
     check_collection(operation, name)?;
     Ok(format!("/admin/v1/collections/{name}"))
+}
+
+/// The id of an operation is a number, and what else goes into a path would be another call.
+fn number(operation: &str, id: &str) -> Result<u64> {
+    let detail = || format!("{id:?} is no operation's id, which is a number");
+    id.parse().map_err(|_| Error::refused(operation, ProblemType::BadId, detail()))
 }

@@ -88,7 +88,7 @@ pub enum Command {
     Node(NodeArgs),
     /// Run a router
     Router(RouterArgs),
-    /// Create a cluster, look at it
+    /// Create the cluster, look at it, move its replicas
     #[command(subcommand, after_help = "Example:\n  borough cluster status --watch")]
     Cluster(ClusterCommand),
     /// Create, look at and delete collections
@@ -123,8 +123,68 @@ pub enum Command {
 pub enum ClusterCommand {
     /// Create the cluster, once, ever; a second time is refused
     Init(InitArgs),
-    /// Nodes and shards
+    /// Nodes, shards and operations
     Status(StatusArgs),
+    /// Spread replicas and leaders evenly over the nodes
+    Rebalance(RebalanceArgs),
+    /// Begin no more moves of an operation; those that have begun are finished
+    #[command(after_help = "Example:\n  borough cluster pause 7")]
+    Pause(OperationArgs),
+    /// Go on with a paused operation
+    #[command(after_help = "Example:\n  borough cluster resume 7")]
+    Resume(OperationArgs),
+    /// End an operation before its time: what is done stays, moves that have begun are taken back
+    #[command(after_help = "Example:\n  borough cluster cancel 7")]
+    Cancel(OperationArgs),
+    /// Move everything off a node; refused at once when that could not end
+    #[command(after_help = "Example:\n  borough cluster drain 4 --wait")]
+    Drain(DrainArgs),
+    /// Make a draining or drained node a member again
+    #[command(after_help = "Example:\n  borough cluster undrain 4")]
+    Undrain(NodeArg),
+    /// Take a node out of the cluster for good; what it holds is moved off it first
+    #[command(after_help = "Example:\n  borough cluster remove 4 --wait")]
+    Remove(DrainArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  borough cluster rebalance --plan")]
+pub struct RebalanceArgs {
+    #[command(flatten)]
+    pub target: Target,
+    /// Only show the moves, the bytes, and what each node holds before and after
+    #[arg(long)]
+    pub plan: bool,
+    /// Do not ask
+    #[arg(long, conflicts_with = "plan")]
+    pub yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct OperationArgs {
+    /// Its id, as `cluster status` shows it
+    pub operation: String,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+pub struct NodeArg {
+    /// Its id, as `cluster status` shows it
+    pub node: u64,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// Its id, as `cluster status` shows it
+    pub node: u64,
+    #[command(flatten)]
+    pub target: Target,
+    /// Wait until it is done, with a progress bar on a terminal
+    #[arg(long)]
+    pub wait: bool,
 }
 
 #[derive(Debug, Args)]
@@ -182,7 +242,7 @@ mod tests {
                 assert_eq!(last[1], "Example:", "{name}: {help}");
             }
         });
-        assert_eq!(count, 19, "a command was added or lost");
+        assert_eq!(count, 26, "a command was added or lost");
     }
 
     #[test]
@@ -222,6 +282,14 @@ mod tests {
             "borough router --config F --listen 127.0.0.1:0 --nodes a:1,b:2",
             "borough cluster init --node a:1 --shards 32 --replicas 3",
             "borough cluster status --json --watch --router http://r",
+            "borough cluster rebalance --plan",
+            "borough cluster rebalance --yes --router http://r",
+            "borough cluster pause 1",
+            "borough cluster resume 1",
+            "borough cluster cancel 1",
+            "borough cluster drain 4 --wait",
+            "borough cluster undrain 4",
+            "borough cluster remove 4 --wait --token t",
             "borough collection create posts --sort-key --default-ttl 60s --require-preconditions",
             "borough collection list",
             "borough collection get posts",

@@ -77,7 +77,7 @@ fn table(status: &ClusterStatus) -> String {
     text
 }
 
-fn new_table(header: &[&str], numbers: std::ops::Range<usize>) -> Table {
+pub(crate) fn new_table(header: &[&str], numbers: std::ops::Range<usize>) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header(header.to_vec());
     for index in numbers {

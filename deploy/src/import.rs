@@ -117,6 +117,10 @@ async fn prepare(client: &Client, args: &ImportArgs) -> Result<()> {
         Some(_) => Ok(()),
         None if args.no_create && !args.create => bail!("no such collection: {}", args.collection),
         None => {
+            // Nothing is made for a file that is not there.
+            if args.file != Path::new("-") {
+                File::open(&args.file).with_context(|| format!("open {}", args.file.display()))?;
+            }
             let options = CollectionOptions { sort_key, ..CollectionOptions::default() };
             client.admin().put_collection(&args.collection, &options).await?;
             Ok(())

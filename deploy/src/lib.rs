@@ -16,6 +16,7 @@ mod export;
 mod import;
 pub mod local_cluster;
 mod logging;
+mod operations;
 pub mod process;
 mod service;
 pub mod settings;
@@ -52,6 +53,13 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Dev(args) => return dev::run(args).await,
         Command::Cluster(ClusterCommand::Init(args)) => cluster::init(args).await,
         Command::Cluster(ClusterCommand::Status(args)) => cluster::status(args).await,
+        Command::Cluster(ClusterCommand::Rebalance(args)) => operations::rebalance(args).await,
+        Command::Cluster(ClusterCommand::Pause(args)) => operations::pause(args).await,
+        Command::Cluster(ClusterCommand::Resume(args)) => operations::resume(args).await,
+        Command::Cluster(ClusterCommand::Cancel(args)) => operations::cancel(args).await,
+        Command::Cluster(ClusterCommand::Drain(args)) => operations::drain(args).await,
+        Command::Cluster(ClusterCommand::Undrain(args)) => operations::undrain(args).await,
+        Command::Cluster(ClusterCommand::Remove(args)) => operations::remove(args).await,
         Command::Collection(command) => collections::run(command).await,
         Command::Get(args) => documents::get(args).await,
         Command::Put(args) => documents::put(args).await,

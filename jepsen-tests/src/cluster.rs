@@ -200,6 +200,17 @@ impl Node {
         Ok(())
     }
 
+    /// Waits for its end, which it comes to by itself.
+    ///
+    /// # Errors
+    /// When it has not ended after `limit`.
+    pub async fn wait_end(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        let process = self.process()?;
+        let ended = process.wait_end(limit).await.with_context(|| process.log_tail(30))?;
+        self.process = None;
+        Ok(ended)
+    }
+
     /// SIGTERM, and waits for the end.
     ///
     /// # Errors
@@ -266,6 +277,11 @@ impl Router {
         self.listen = address;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// The nodes that it looks for at its next start: those of before may be gone.
+    pub fn reseed(&mut self, seeds: &[String]) {
+        self.seeds = seeds.to_vec();
     }
 
     /// Sends a signal.
@@ -364,6 +380,21 @@ impl Cluster {
         until(limit, "all shards to be whole", || async {
             let status = self.status().await?;
             whole(&status, self.options.shards, replicas, running)?;
+            Ok(status)
+        })
+        .await
+        .with_context(|| self.logs(12))
+    }
+
+    /// Waits until no operation is under way, every shard is whole on `nodes`, and replicas and leaders are within one of even.
+    ///
+    /// # Errors
+    /// What is missing, with the nodes' logs, after `limit`.
+    pub async fn wait_even(&self, nodes: &[u64], limit: Duration) -> anyhow::Result<ClusterStatus> {
+        let replicas = usize::try_from(self.options.replicas)?.min(nodes.len());
+        until(limit, "replicas and leaders to be even", || async {
+            let status = self.status().await?;
+            even(&status, nodes, replicas)?;
             Ok(status)
         })
         .await
@@ -483,6 +514,27 @@ pub fn whole(status: &ClusterStatus, shards: u32, replicas: usize, running: usiz
             shard.replicas,
             shard.learners
         );
+    }
+    Ok(())
+}
+
+/// Whether nothing is under way and `nodes`, and no others, hold and lead within one of the same number.
+fn even(status: &ClusterStatus, nodes: &[u64], replicas: usize) -> anyhow::Result<()> {
+    let under_way = status.operations.iter().find(|operation| operation.ended_ms.is_none());
+    ensure!(under_way.is_none(), "under way: {under_way:?}");
+    for shard in &status.shards {
+        ensure!(shard.state == "healthy" && shard.replicas.len() == replicas, "{shard:?}");
+        ensure!(shard.replicas.iter().all(|node| nodes.contains(node)), "{shard:?}");
+    }
+    let held: Vec<_> = status.nodes.iter().filter(|node| nodes.contains(&node.id)).collect();
+    ensure!(held.len() == nodes.len(), "{:?}", states(status));
+    for (what, counts) in [
+        ("replicas", held.iter().map(|node| node.replicas).collect::<Vec<_>>()),
+        ("leaders", held.iter().map(|node| node.leaders).collect()),
+    ] {
+        let (least, most) = (counts.iter().min(), counts.iter().max());
+        let apart = most.zip(least).is_some_and(|(most, least)| most - least > 1);
+        ensure!(!apart, "{what} by node: {counts:?}");
     }
     Ok(())
 }

@@ -115,6 +115,16 @@ impl History {
         failed
     }
 
+    /// How long the slowest of each hundred calls took that were begun between `from` and `to`, and how many there were.
+    pub fn p99(&self, from: Duration, to: Duration) -> (Duration, usize) {
+        let operations = self.operations.lock().unwrap_or_else(PoisonError::into_inner);
+        let within = operations.iter().filter(|op| op.start >= from && op.start < to);
+        let mut took: Vec<Duration> = within.map(|op| op.end - op.start).collect();
+        took.sort_unstable();
+        let p99 = took.get(took.len() * 99 / 100).copied().unwrap_or_default();
+        (p99, took.len())
+    }
+
     /// For each shard, how long after `kill` the first write that was begun after it was acknowledged.
     pub fn write_gaps(&self, kill: Duration) -> BTreeMap<u32, Duration> {
         let mut gaps = BTreeMap::new();

@@ -16,6 +16,7 @@ pub mod cases;
 pub mod cluster;
 pub mod history;
 pub mod http;
+pub mod lister;
 pub mod load;
 pub mod process;
 pub mod register;

@@ -31,6 +31,7 @@ async fn commands() -> anyhow::Result<()> {
     cases.run("collection create, list and delete", collections(&http)).await;
     cases.run("cluster status", cluster_status(&http)).await;
     cases.run("the router is taken from the environment", router_variable(&http)).await;
+    cases.run("plans, drains and operations from the command line", placement(&http)).await;
     cases.run("an interrupted import ends and goes on, the router being away", interrupted(&cluster)).await;
     cases.run("what is exported can be imported again", exported(&cluster)).await;
     cases.run("usage ends with 2, failure with 1", exit_codes(&http)).await;
@@ -229,6 +230,22 @@ async fn cluster_status(http: &Http) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// On a cluster that is at rest.
+async fn placement(http: &Http) -> anyhow::Result<()> {
+    for args in [&["cluster", "rebalance", "--plan"][..], &["cluster", "rebalance", "--yes"]] {
+        let told = good(http, args).await?;
+        ensure!(told.contains("nothing to move"), "{args:?}: {told}");
+    }
+    let told = bad(http, &["cluster", "drain", "1", "--wait"], 1).await?;
+    ensure!(told.contains("node"), "it says not why: {told}");
+    for args in [["cluster", "drain", "99"], ["cluster", "remove", "99"], ["cluster", "cancel", "99999"]] {
+        let told = bad(http, &args, 1).await?;
+        ensure!(told.contains("99"), "{args:?}: {told}");
+    }
+    good(http, &["cluster", "undrain", "1"]).await?;
+    Ok(())
+}
+
 async fn router_variable(http: &Http) -> anyhow::Result<()> {
     let args = ["cluster", "status", "--json"].map(str::to_owned);
     let env = [("BOROUGH_ROUTER".to_owned(), http.base().to_owned())];
@@ -256,6 +273,9 @@ async fn exit_codes(http: &Http) -> anyhow::Result<()> {
         check_eq!(output.status.code(), Some(2), "exit code of borough {}", args.join(" "));
     }
     bad(http, &["import", "users", "/nonexistent.ndjson"], 1).await?;
+    // Nothing is made for a file that is not there.
+    bad(http, &["import", "never-made", "/nonexistent.ndjson"], 1).await?;
+    http.get("/admin/v1/collections/never-made").expect(404).await?;
     bad(http, &["export", "nowhere"], 1).await?;
     let output = run_plain(&["cluster", "init", "--node", "127.0.0.1:1"]).await?;
     check_eq!(output.status.code(), Some(1), "init of a node that is not there");

@@ -4,6 +4,7 @@
 #![expect(clippy::indexing_slicing, reason = "a field that JSON lacks is null, not a panic")]
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use borough_proto::http_api::headers;
 use jepsen_tests::cases::Cases;
 use jepsen_tests::check_eq;
-use jepsen_tests::cluster::{Cluster, HEAL_LIMIT, Options};
+use jepsen_tests::cluster::{Cluster, HEAL_LIMIT, Options, status};
 use jepsen_tests::history::{Operation, Rest};
 use jepsen_tests::http::{Answer, Call, Http};
 use jepsen_tests::load::{Load, Shape, increment};
@@ -42,6 +43,7 @@ async fn node_kills() -> anyhow::Result<()> {
     cases.run("SIGTERM of all nodes", stop_all(&mut cluster)).await;
     cases.run("an answer is repeated after its leader's death", replay(&mut cluster)).await;
     cases.run("counters count each increment once while leaders die", counters(&mut cluster)).await;
+    cases.run("a replica with a damaged log is rebuilt from its peers", damaged(&mut cluster)).await;
     cases.run("kill -9 of the router", kill_router(&mut cluster)).await;
     cases.run("SIGTERM of the router answers what it has", stop_router(&mut cluster)).await;
     if cases.failed() {
@@ -95,6 +97,63 @@ async fn caught_up(cluster: &Cluster) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// A flipped bit in a record before the log's tail, found at the start (I10).
+async fn damaged(cluster: &mut Cluster) -> anyhow::Result<()> {
+    cluster.wait_whole(HEAL_LIMIT).await?;
+    let http = cluster.http();
+    let marker = "this text is in the log once and nowhere else";
+    http.put("/v1/users/damaged", &json!({"marker": marker})).expect(201).await?;
+    // Enough behind it on every shard that it is no torn tail.
+    for (shard, ids) in cluster.ids_by_shard("behind", 5).await? {
+        for id in ids {
+            http.put(&format!("/v1/users/{id}"), &json!({"shard": shard})).expect(201).await?;
+        }
+    }
+    let repairs = async || {
+        let operations = status(&http).await?.operations.into_iter();
+        let repairs = operations.filter(|operation| operation.kind == "repair" && operation.state == "done");
+        anyhow::Ok(repairs.map(|operation| operation.id).collect::<BTreeSet<_>>())
+    };
+    let before = repairs().await?;
+    cluster.node_mut(2)?.kill()?;
+    let node = cluster.node_mut(2)?;
+    flip(&node.data_dir.join("log"), marker.as_bytes())?;
+    node.launch().await?;
+    let told = node.process()?.stderr();
+    ensure!(told.contains("a replica is damaged"), "the log says nothing of it: {told}");
+    ensure!(told.contains(" at offset "), "file and offset are not named: {told}");
+    until(HEAL_LIMIT, "a repair", || async {
+        let now = repairs().await?;
+        ensure!(now.len() > before.len(), "{now:?}");
+        Ok(())
+    })
+    .await?;
+    cluster.wait_whole(HEAL_LIMIT).await?;
+    // The rebuilt replica counts: with another node gone, only it and one more are left.
+    cluster.node_mut(1)?.kill()?;
+    let found = until(HEAL_LIMIT, "the document", || async {
+        http.get("/v1/users/damaged").expect(200).await?.json()
+    })
+    .await?;
+    check_eq!(found["marker"], json!(marker));
+    cluster.node_mut(1)?.launch().await?;
+    cluster.wait_whole(HEAL_LIMIT).await.map(|_| ())
+}
+
+/// Flips a bit of the first place in the files of `dir` that holds `bytes`.
+fn flip(dir: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let mut content = std::fs::read(&path)?;
+        let found = content.windows(bytes.len()).position(|window| window == bytes);
+        if let Some(at) = found {
+            content[at] ^= 1;
+            return std::fs::write(&path, content).with_context(|| path.display().to_string());
+        }
+    }
+    anyhow::bail!("no file of {} holds it", dir.display())
 }
 
 async fn kill_one(cluster: &mut Cluster, node: u64) -> anyhow::Result<()> {

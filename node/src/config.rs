@@ -51,7 +51,25 @@ pub struct Config {
     #[garde(dive)]
     pub raft: RaftConfig,
     #[garde(dive)]
+    pub placement: PlacementConfig,
+    #[garde(dive)]
     pub limits: LimitsConfig,
+}
+
+/// Where replicas go. The settings of the node that leads the meta group count, so give all nodes the same.
+#[derive(Debug, Clone, Serialize, Deserialize, Validate)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct PlacementConfig {
+    /// Whether replicas are spread evenly by themselves when nodes have come or gone.
+    #[garde(skip)]
+    pub rebalance: bool,
+    /// For how long no node may have come, gone or fallen silent before a rebalance starts by itself.
+    #[serde(with = "humantime_serde")]
+    #[garde(skip)]
+    pub settle: Duration,
+    /// Replicas on their way at once, over the whole cluster.
+    #[garde(range(min = 1, max = 64))]
+    pub moves_max: usize,
 }
 
 /// The write-ahead log.
@@ -112,7 +130,7 @@ pub struct LimitsConfig {
     /// Writes are refused while the disk has fewer free bytes than this.
     #[garde(skip)]
     pub disk_free_bytes_min: u64,
-    /// Snapshot transfer, in bytes a second.
+    /// Snapshots sent by this node, all together, in bytes a second. Under load they take less.
     #[garde(range(min = 1 << 16))]
     pub snapshot_bytes_per_second: u64,
 }
@@ -131,6 +149,7 @@ impl Default for Config {
             engine_cache_bytes: 256 << 20,
             log: LogConfig::default(),
             raft: RaftConfig::default(),
+            placement: PlacementConfig::default(),
             limits: LimitsConfig::default(),
         }
     }
@@ -156,6 +175,12 @@ impl Default for RaftConfig {
             suspect_after: Duration::from_secs(3),
             down_after: Duration::from_secs(60),
         }
+    }
+}
+
+impl Default for PlacementConfig {
+    fn default() -> Self {
+        Self { rebalance: true, settle: Duration::from_secs(10), moves_max: 4 }
     }
 }
 

@@ -11,6 +11,7 @@ use borough_proto::limits::MESSAGE_BYTES_MAX;
 use borough_proto::wire::cluster_server::ClusterServer;
 use borough_proto::wire::data_server::DataServer;
 use borough_proto::wire::raft_server::RaftServer;
+use borough_proto::{ClusterMap, ReplicaId, wire};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
@@ -86,6 +87,17 @@ pub(crate) async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, Run
     if let Some(kept) = loops::kept_map(&dir) {
         map.offer(Arc::new(kept));
     }
+    let own = identity.as_ref().map(|identity| identity.node);
+    let kept = map.get();
+    if let Some(node) =
+        own.and_then(|own| kept.node(own)).filter(|node| node.state() == wire::NodeState::Removed)
+    {
+        return Err(fail(format!(
+            "node {} was removed from the cluster for good; start it with an empty directory",
+            node.id
+        ))
+        .into());
+    }
     let registry = Registry::open(&dir)?;
     let log_dir = dir.path().join(LOG_DIR);
     let log_config = config.log.clone();
@@ -94,11 +106,20 @@ pub(crate) async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, Run
         opening.map_err(|error| RunError::Failed(error.to_string()))?.map_err(|error| {
             fail(format!("log: {error}; restore the file, or remove this node and let it join anew"))
         })?;
-    if let Some(damage) = recovered.damaged.first() {
-        return Err(fail(format!(
-            "log: {damage}; restore the file, or remove this node and let it join anew"
-        ))
-        .into());
+    for damage in &recovered.damaged {
+        let kept = map.get();
+        match damage.replica.filter(|&replica| has_peers(&kept, replica)) {
+            Some(replica) => {
+                tracing::error!(%replica, %damage, "a replica is damaged: it is given up and rebuilt from its peers");
+                registry.removed(&dir, replica)?;
+            }
+            None => {
+                return Err(fail(format!(
+                    "log: {damage}; restore the file, or remove this node and let it join anew"
+                ))
+                .into());
+            }
+        }
     }
     let lost = registry.lost(&wal.groups());
     if !lost.is_empty() {
@@ -141,6 +162,7 @@ pub(crate) async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, Run
         disk_full: AtomicBool::new(false),
         disk_free_bytes: AtomicU64::new(0),
         proposed_bytes: AtomicU64::new(0),
+        meta_term: AtomicU64::new(0),
         creating: AtomicBool::new(false),
         initialising: tokio::sync::Mutex::default(),
         reconciling: tokio::sync::Mutex::default(),
@@ -207,6 +229,11 @@ async fn serve(
                 node.leaving.store(true, Ordering::Relaxed);
                 break;
             }
+            () = loops::removed(node) => {
+                tracing::info!("this node was removed from the cluster: it ends, and its directory can go");
+                node.leaving.store(true, Ordering::Relaxed);
+                break;
+            }
         }
     }
     // The server goes on while leaderships are handed over.
@@ -246,17 +273,44 @@ async fn grpc(node: &Arc<Node>, listener: TcpListener) -> Result<(), RunError> {
 /// Opens the replicas that the log knows. Removes spaces that none of them uses.
 pub(crate) async fn open_stored(node: &Arc<Node>) -> Result<(), RunError> {
     let fail = |detail: String| RunError::DataDir(DataDirError { path: node.dir.path().to_owned(), detail });
-    let mut stored = node.groups.stored().map_err(|error| fail(error.to_string()))?;
-    // A removal that was interrupted is finished.
-    let removed = stored.extract_if(.., |(replica, _)| node.registry.standing(*replica) == Standing::Removed);
-    for (replica, _) in removed {
-        node.groups.forget_log(replica).await.map_err(|error| fail(error.to_string()))?;
+    // What was given up goes, also where that was interrupted.
+    for replica in node.wal.groups() {
+        if node.registry.standing(replica) == Standing::Removed {
+            node.groups.forget_log(replica).await.map_err(|error| fail(error.to_string()))?;
+        }
     }
+    let stored = node.groups.stored().map_err(|error| fail(error.to_string()))?;
     node.groups.sweep_spaces().map_err(|error| fail(error.to_string()))?;
+    let mut damaged = false;
     for (replica, group) in stored {
-        node.open(group, replica, None, 0).await.map_err(fail)?;
+        match node.open(group, replica, None, 0).await {
+            Ok(()) => {}
+            // Only what a checksum proves: any other error may pass, and a replica that is given up is gone.
+            Err(error) if error.is_damage() && has_peers(&node.map.get(), replica) => {
+                tracing::error!(%group, %replica, %error, "a replica is damaged: it is given up and rebuilt from its peers");
+                node.registry.removed(&node.dir, replica)?;
+                node.groups.forget_log(replica).await.map_err(|error| fail(error.to_string()))?;
+                damaged = true;
+            }
+            Err(error) => return Err(fail(error.to_string())),
+        }
+    }
+    if damaged {
+        node.groups.sweep_spaces().map_err(|error| fail(error.to_string()))?;
     }
     Ok(())
+}
+
+/// Whether a quorum of the replica's group does without it, as far as this node's map knows; or the map does not give
+/// it to anybody any more.
+fn has_peers(map: &ClusterMap, replica: ReplicaId) -> bool {
+    let mut groups = map.shards().iter().chain(map.meta());
+    let group = groups.find(|group| group.replicas.iter().any(|member| member.id == replica.get()));
+    let Some(group) = group else { return map.epoch() > 0 };
+    let votes = |member: &&wire::ReplicaInfo| member.role() != wire::ReplicaRole::Learner;
+    let voters = group.replicas.iter().filter(votes).count();
+    let others = group.replicas.iter().filter(votes).filter(|member| member.id != replica.get()).count();
+    others > voters / 2
 }
 
 /// Gives every leadership to the follower that is furthest, so that nobody waits for an election.

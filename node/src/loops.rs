@@ -16,6 +16,7 @@ use crate::identity::{DataDir, DataDirError, Identity};
 use crate::meta_leader;
 use crate::node::Node;
 use crate::raft::proposal;
+use crate::registry::Standing;
 use crate::rpc::cluster::take_report;
 use crate::shard::ShardMachine;
 use crate::state::SweepLimits;
@@ -32,6 +33,8 @@ const RETRY: Duration = Duration::from_millis(200);
 const CALL_MAX: Duration = Duration::from_secs(5);
 /// A map stream that says nothing for this long is given up; the other side speaks every five seconds.
 const WATCH_SILENCE_MAX: Duration = Duration::from_secs(15);
+/// A member of the meta group, which may be one no longer, asks another node for the map after this long.
+const FOLLOW_MAX: Duration = Duration::from_secs(10);
 /// File that keeps the last map, to find the others after a restart.
 const MAP_FILE: &str = "map.bin";
 
@@ -161,26 +164,45 @@ async fn joined(node: &Arc<Node>, reply: wire::JoinReply) -> Result<(), String> 
     Ok(())
 }
 
-/// Keeps the map current from other nodes; members of the meta group also have it first hand.
+/// Waits until the map says that this node was removed from the cluster, and until that is kept for the next start.
+pub async fn removed(node: &Node) {
+    let mut maps = node.map.watch();
+    let gone = |map: &Arc<ClusterMap>| {
+        map.node(node.node_id()).is_some_and(|info| info.state() == wire::NodeState::Removed)
+    };
+    if maps.wait_for(gone).await.is_err() {
+        std::future::pending().await
+    }
+    let deadline = Instant::now() + CALL_MAX;
+    while Instant::now() < deadline && !kept_map(&node.dir).is_some_and(|map| gone(&Arc::new(map))) {
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Keeps the map current from other nodes. Members of the meta group have it first hand, but one that was taken out of the group
+/// hears nothing more there, not even that.
 pub async fn watch_map(node: Arc<Node>) {
     loop {
         tokio::select! {
             () = node.stop.cancelled() => return,
             () = tokio::time::sleep(RETRY) => {}
         }
-        if node.identity.get().is_none() || node.meta().is_some() {
+        if node.identity.get().is_none() {
             continue;
         }
         let map = node.map.get();
         // The meta group's members know first; any other node will do.
         let mut members: Vec<u64> =
             map.meta().iter().flat_map(|meta| &meta.replicas).map(|replica| replica.node).collect();
+        members.retain(|&member| member != node.node_id().get());
         members.shuffle(&mut rand::rng());
         let addresses = members.iter().filter_map(|&member| node.peers.address(NodeId(member)).ok());
         for address in addresses.chain(node.config.join.iter().cloned()).collect::<Vec<_>>() {
             tokio::select! {
                 () = node.stop.cancelled() => return,
                 () = follow(&node, &address) => {}
+                // Two that were taken out together may have chosen each other.
+                () = tokio::time::sleep(FOLLOW_MAX), if node.meta().is_some() => break,
             }
         }
     }
@@ -206,9 +228,6 @@ async fn follow(node: &Arc<Node>, address: &str) {
             }
         }
         node.map.offer(Arc::new(theirs.clone()));
-        if node.meta().is_some() {
-            return;
-        }
     }
 }
 
@@ -318,6 +337,7 @@ async fn send_report(node: &Arc<Node>, report: wire::NodeReport, leader: &mut Op
             }
         };
         if reply.accepted {
+            node.meta_term.fetch_max(reply.term, Ordering::SeqCst);
             *leader = Some(target);
             return;
         }
@@ -344,7 +364,11 @@ fn make_report(node: &Node, counted: &mut Counted) -> wire::NodeReport {
             term: view.term,
             applied_index: *group.state.applied_index().borrow(),
             keys: header.documents,
-            bytes: header.document_bytes,
+            // Nothing is in a new replica before its snapshot is whole.
+            bytes: match header.document_bytes {
+                0 => group.state.staged_bytes.load(Ordering::Relaxed),
+                bytes => bytes,
+            },
             reads_per_second,
             writes_per_second,
             voters: view.voters.iter().map(|replica| replica.get()).collect(),
@@ -352,7 +376,14 @@ fn make_report(node: &Node, counted: &mut Counted) -> wire::NodeReport {
             meta: group.group.shard().is_none(),
         }
     });
+    let map = node.map.get();
+    let own = map.shards().iter().chain(map.meta()).flat_map(|group| &group.replicas);
+    let lost = own
+        .filter(|replica| replica.node == node.node_id().get())
+        .filter(|replica| node.registry.standing(ReplicaId(replica.id)) == Standing::Removed)
+        .map(|replica| replica.id);
     wire::NodeReport {
+        lost: lost.collect(),
         node: node.node_id().get(),
         map_epoch: node.map.get().epoch(),
         disk_free_bytes: node.disk_free_bytes.load(Ordering::Relaxed),
@@ -492,5 +523,7 @@ fn gauges(node: &Node) {
     metrics::gauge!("borough_proposed_bytes").set(node.proposed_bytes.load(Ordering::Relaxed) as f64);
     let groups = node.groups.all();
     metrics::gauge!("borough_replicas").set(groups.len() as f64);
+    let leads_meta = node.meta().is_some_and(|meta| meta.is_leader());
+    metrics::gauge!("borough_meta_leader").set(f64::from(u8::from(leads_meta)));
     metrics::gauge!("borough_leaders").set(groups.iter().filter(|group| group.is_leader()).count() as f64);
 }

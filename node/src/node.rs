@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::identity::{DataDir, Identity};
 use crate::placement::catalog_machine::CatalogMachine;
 use crate::placement::observe::Observed;
-use crate::raft::{AddressBook, Group, Groups, Peers};
+use crate::raft::{AddressBook, Group, Groups, OpenError, Peers};
 use crate::registry::{Registry, Standing};
 use crate::shard::{Shard, ShardMachine};
 
@@ -49,6 +49,8 @@ pub struct Node {
     pub disk_free_bytes: AtomicU64,
     pub requests: Semaphore,
     pub proposed_bytes: AtomicU64,
+    /// The newest term of the meta group that this node has heard of: what an older leader decided is refused.
+    pub meta_term: AtomicU64,
     /// `cluster init` is under way here.
     pub creating: AtomicBool,
     /// Held while the cluster is created.
@@ -175,7 +177,7 @@ impl Node {
                 && self.registry.standing(replica) != Standing::Removed
                 && let Err(error) = self.open(group, replica, first.then_some(me), map.epoch()).await
             {
-                failures.push(error);
+                failures.push(error.to_string());
             }
         }
         if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
@@ -191,16 +193,17 @@ impl Node {
     /// is not a member yet.
     ///
     /// # Errors
-    /// A text that names the replica.
+    /// [`OpenError`], which names the replica.
     pub async fn open(
         &self,
         group: GroupId,
         replica: ReplicaId,
         first: Option<NodeId>,
         epoch: u64,
-    ) -> Result<(), String> {
-        self.groups.prepare(group, replica).await.map_err(|error| error.to_string())?;
-        self.registry.opened(&self.dir, replica, epoch).map_err(|error| error.to_string())?;
+    ) -> Result<(), OpenError> {
+        self.groups.prepare(group, replica).await?;
+        let opened = self.registry.opened(&self.dir, replica, epoch);
+        opened.map_err(|source| OpenError::Registry { replica, source })?;
         let opened = match group.shard() {
             None => {
                 let machine = Arc::clone(&self.catalog);
@@ -218,11 +221,15 @@ impl Node {
                 opened
             }
         };
-        let opened = opened.map_err(|error| error.to_string())?;
+        let opened = opened?;
         if let Some(node) = first
             && !opened.is_initialized().await
         {
-            opened.initialize(node).await.map_err(|error| format!("initialise {group}: {error}"))?;
+            let initialised = opened.initialize(node).await;
+            initialised.map_err(|detail| OpenError::Raft {
+                replica,
+                detail: format!("initialise {group}: {detail}"),
+            })?;
         }
         Ok(())
     }

@@ -226,8 +226,7 @@ pub struct ClusterStatus {
     pub replication_factor: u32,
     pub nodes: Vec<NodeStatus>,
     pub shards: Vec<ShardStatus>,
-    /// Empty: there are no operations yet.
-    #[cfg_attr(feature = "openapi", schema(max_items = 0))]
+    /// Those under way and the last that ended, without their moves.
     pub operations: Vec<OperationStatus>,
 }
 
@@ -285,19 +284,102 @@ pub struct ShardStatus {
     pub writes_per_second: f64,
 }
 
+/// Work on where replicas are (`GET /admin/v1/operations/{id}`).
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct OperationStatus {
     pub id: String,
     /// `rebalance`, `drain` or `repair`.
+    #[cfg_attr(feature = "openapi", schema(schema_with = crate::openapi::operation_kinds))]
     pub kind: String,
     /// `running`, `paused`, `done`, `failed` or `cancelled`.
+    #[cfg_attr(feature = "openapi", schema(schema_with = crate::openapi::operation_states))]
     pub state: String,
     pub moves_done: u64,
     pub moves_total: u64,
+    /// Of documents, as far as they have arrived.
     pub bytes_done: u64,
     pub bytes_total: u64,
+    /// The node that is drained.
+    #[cfg_attr(feature = "openapi", schema(value_type = u64, required = false))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<u64>,
+    /// Milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub started_ms: u64,
+    #[cfg_attr(feature = "openapi", schema(value_type = u64, required = false))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_ms: Option<u64>,
+    /// Why nothing moves, when nothing does.
+    #[cfg_attr(feature = "openapi", schema(value_type = String, required = false))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
+    /// Left out of the status document.
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<MoveStatus>, required = false))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moves: Option<Vec<MoveStatus>>,
+}
+
+/// One replica's way from a node to another.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct MoveStatus {
+    /// `null`: the meta group, which keeps the catalog.
+    pub shard: Option<u32>,
+    /// `null`: the shard gets one replica more.
+    pub from: Option<u64>,
+    /// `null`: the shard has one replica too many.
+    pub to: Option<u64>,
+    pub bytes: u64,
+    /// `planned`, `copying`, `undoing`, `done` or `cancelled`.
+    #[cfg_attr(feature = "openapi", schema(schema_with = crate::openapi::move_steps))]
+    pub step: String,
+    #[cfg_attr(feature = "openapi", schema(value_type = String, required = false))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
+}
+
+/// Answer of `GET /admin/v1/operations`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct OperationList {
+    /// The newest first.
+    pub items: Vec<OperationStatus>,
+}
+
+/// What a rebalance would do (`POST /admin/v1/rebalances?validateOnly=true`).
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct RebalancePlan {
+    pub moves: Vec<MoveStatus>,
+    /// Leaderships that change nodes afterwards.
+    pub transfers: u64,
+    /// Bytes of documents to copy.
+    pub bytes: u64,
+    pub nodes: Vec<PlannedNode>,
+    /// Shards that cannot get as many replicas as they should, for want of nodes.
+    pub short: Vec<u32>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedNode {
+    pub id: u64,
+    pub before: PlannedShare,
+    pub after: PlannedShare,
+}
+
+/// What a node holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PlannedShare {
+    pub replicas: u64,
+    pub leaders: u64,
+    pub bytes: u64,
 }
 
 /// Why a text is no time to live.

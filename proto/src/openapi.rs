@@ -34,9 +34,24 @@ pub(crate) fn problem_types() -> Object {
     one_of(ProblemType::ALL.iter().map(|kind| kind.urn()))
 }
 
-/// `state` of a node, as far as the status document names it.
+/// `state` of a node.
 pub(crate) fn node_states() -> Object {
-    one_of(["up", "suspect", "down", "removed"])
+    one_of(["up", "suspect", "down", "draining", "removed"])
+}
+
+/// `kind` of an operation.
+pub(crate) fn operation_kinds() -> Object {
+    one_of(["rebalance", "drain", "repair"])
+}
+
+/// `state` of an operation.
+pub(crate) fn operation_states() -> Object {
+    one_of(["running", "paused", "done", "failed", "cancelled"])
+}
+
+/// `step` of a move.
+pub(crate) fn move_steps() -> Object {
+    one_of(["planned", "copying", "undoing", "done", "cancelled"])
 }
 
 /// `state` of a shard.

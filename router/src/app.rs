@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tracing::error;
 
 use crate::api::call::{Call, REQUEST_ID, panicked};
-use crate::api::{admin, batch_get, batch_write, document, list, transact, write};
+use crate::api::{admin, batch_get, batch_write, document, list, operations, transact, write};
 use crate::auth::{self, Auth, Caller, Denied, Right};
 use crate::catalog::Catalog;
 use crate::cluster_calls::ClusterCalls;
@@ -258,6 +258,26 @@ async fn dispatch(call: &Call<'_>, target: Target<'_>, body: Body) -> Result<Res
             admin::list(call).await
         }
         Target::AdminCollection { name } => admin::one(call, body, &name).await,
+        Target::Rebalances => {
+            post_only(method)?;
+            operations::rebalance(call).await
+        }
+        Target::Operations => {
+            get_only(call.head)?;
+            operations::show(call, None).await
+        }
+        Target::Operation { id } => {
+            get_only(call.head)?;
+            operations::show(call, Some(id)).await
+        }
+        Target::OperationControl { id, control } => {
+            post_only(method)?;
+            operations::control(call, id, control).await
+        }
+        Target::NodeChange { id, change } => {
+            post_only(method)?;
+            operations::change_node(call, id, change).await
+        }
         // Answered before a call is made of the request.
         Target::Livez | Target::Readyz | Target::Metrics => Ok(plain("")),
     }
@@ -313,7 +333,14 @@ fn route_of(target: &Target<'_>, method: &Method) -> Route {
         Target::BatchGet { .. } => Route::BatchGet,
         Target::BatchWrite { .. } => Route::BatchWrite,
         Target::Transact { .. } => Route::Transact,
-        Target::Cluster | Target::AdminCollections | Target::AdminCollection { .. } => Route::Admin,
+        Target::Cluster
+        | Target::AdminCollections
+        | Target::AdminCollection { .. }
+        | Target::Rebalances
+        | Target::Operations
+        | Target::Operation { .. }
+        | Target::OperationControl { .. }
+        | Target::NodeChange { .. } => Route::Admin,
         Target::Livez | Target::Readyz | Target::Metrics => Route::Other,
     }
 }

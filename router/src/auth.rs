@@ -232,7 +232,14 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Reason> {
 pub fn needed(target: &Target<'_>, method: &Method) -> Option<Right> {
     match target {
         Target::Livez | Target::Readyz | Target::Metrics => None,
-        Target::Cluster | Target::AdminCollections | Target::AdminCollection { .. } => Some(Right::Admin),
+        Target::Cluster
+        | Target::AdminCollections
+        | Target::AdminCollection { .. }
+        | Target::Rebalances
+        | Target::Operations
+        | Target::Operation { .. }
+        | Target::OperationControl { .. }
+        | Target::NodeChange { .. } => Some(Right::Admin),
         Target::BatchGet { .. } => Some(Right::Read),
         // A transaction of checks alone changes nothing, but is ordered like a write and asks for its right.
         Target::BatchWrite { .. } | Target::Transact { .. } => Some(Right::Write),
@@ -256,6 +263,11 @@ pub fn collection_of<'a>(target: &'a Target<'_>) -> Option<&'a str> {
         | Target::Cluster
         | Target::AdminCollections
         | Target::AdminCollection { .. }
+        | Target::Rebalances
+        | Target::Operations
+        | Target::Operation { .. }
+        | Target::OperationControl { .. }
+        | Target::NodeChange { .. }
         | Target::Livez
         | Target::Readyz
         | Target::Metrics => None,

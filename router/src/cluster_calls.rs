@@ -11,6 +11,8 @@ use borough_proto::wire::{self, cluster_client::ClusterClient};
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
+use wire::operate_reply::Result as OperateResult;
+use wire::operate_request::Call;
 
 use crate::http::refusal::Refusal;
 
@@ -65,6 +67,24 @@ impl ClusterCalls {
         let request = wire::DeleteCollectionRequest { name: name.to_owned() };
         let call = async |mut client: ClusterClient<Channel>| client.delete_collection(request.clone()).await;
         self.call(true, deadline, call).await
+    }
+
+    /// Plans, starts, shows and controls operations. Asking again is harmless: what is under way already is answered.
+    ///
+    /// # Errors
+    /// 404, 409, 503, or 504 when the outcome is not known.
+    pub async fn operate(&self, call: Call, deadline: Instant) -> Result<wire::OperateReply, Refusal> {
+        let changes =
+            !matches!(call, Call::Get(_) | Call::Rebalance(wire::Rebalance { validate_only: true }));
+        let request = wire::OperateRequest { forwarded: false, call: Some(call) };
+        let ask = async |mut client: ClusterClient<Channel>| client.operate(request).await;
+        let reply = self.call(changes, deadline, ask).await?;
+        let kind = match reply.result() {
+            OperateResult::NotFound => ProblemType::NotFound,
+            OperateResult::Refused => ProblemType::Conflict,
+            OperateResult::Ok | OperateResult::Unspecified => return Ok(reply),
+        };
+        Err(Refusal::new(kind, reply.refused).outcome(Outcome::NotApplied))
     }
 
     /// Asks one node after the other until one answers or the deadline passes.

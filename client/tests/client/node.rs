@@ -347,6 +347,7 @@ macro_rules! not_here {
 }
 
 not_here! {
+    operate: OperateRequest -> OperateReply,
     init: InitRequest -> InitReply,
     join: JoinRequest -> JoinReply,
     put_collection: PutCollectionRequest -> PutCollectionReply,

@@ -138,12 +138,21 @@ async fn openapi(http: &Http) -> anyhow::Result<()> {
         "/admin/v1/cluster",
         "/admin/v1/collections",
         "/admin/v1/collections/{n}",
+        "/admin/v1/rebalances",
+        "/admin/v1/operations",
+        "/admin/v1/operations/{id}",
+        "/admin/v1/operations/{id}:pause",
+        "/admin/v1/operations/{id}:resume",
+        "/admin/v1/operations/{id}:cancel",
+        "/admin/v1/nodes/{id}:drain",
+        "/admin/v1/nodes/{id}:undrain",
+        "/admin/v1/nodes/{id}:remove",
     ] {
         ensure!(named.contains(&plain(path)), "{path} is not described; there are {:?}", paths.keys());
     }
     // What is described is answered, and what is not described is not there.
     http.call(Method::POST, "/openapi.json").refused(P::MethodNotAllowed).await?;
-    for path in ["/admin/v1/nodes", "/admin/v1/operations", "/docs/nothing.js", "/v1", "/"] {
+    for path in ["/admin/v1/nodes", "/admin/v1/operation", "/docs/nothing.js", "/v1", "/"] {
         http.get(path).refused(P::NotFound).await?;
     }
     let docs = http.get("/docs").send().await?;

@@ -11,6 +11,7 @@ mod freshness;
 mod heads;
 mod idempotency;
 mod lists;
+mod operations;
 mod refusals;
 mod sorted;
 mod transact;
@@ -34,6 +35,7 @@ async fn rest_contract() -> anyhow::Result<()> {
     freshness::run(&mut cases, &http).await;
     collections::run(&mut cases, &cluster).await;
     admin::run(&mut cases, &cluster).await;
+    operations::run(&mut cases, &cluster).await;
     cases
         .run("every answer has a request id, a shard and a node, every error is a problem", async {
             let faults = http.faults();

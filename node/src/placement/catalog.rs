@@ -6,6 +6,8 @@ use borough_proto::http_api::valid_collection_name;
 use borough_proto::{GroupId, ShardId, key, limits, wire};
 use wire::catalog_command::Change;
 
+pub mod operations;
+
 /// The collection that exists from the start.
 const FIRST_COLLECTION: &str = "users";
 
@@ -16,8 +18,14 @@ pub fn apply(catalog: &mut wire::Catalog, command: wire::CatalogCommand) -> wire
         Some(Change::Join(join)) => join_node(catalog, &join),
         Some(Change::PutCollection(put)) => put_collection(catalog, put.collection.unwrap_or_default()),
         Some(Change::DeleteCollection(delete)) => delete_collection(catalog, &delete.name),
-        Some(Change::AddReplica(add)) => add_replica(catalog, &add),
-        Some(Change::PromoteReplica(promote)) => promote_replica(catalog, &promote),
+        Some(Change::StartOperation(start)) => operations::start(catalog, start),
+        Some(Change::BeginMove(begin)) => operations::begin_move(catalog, &begin),
+        Some(Change::FinishMove(finish)) => operations::finish_move(catalog, &finish),
+        Some(Change::UndoMove(undo)) => operations::undo_move(catalog, &undo),
+        Some(Change::ControlOperation(control)) => operations::control(catalog, &control),
+        Some(Change::EndOperation(end)) => operations::end(catalog, &end),
+        Some(Change::Undrain(undrain)) => operations::undrain(catalog, undrain.node),
+        Some(Change::RemoveNode(remove)) => operations::remove_node(catalog, remove.node),
         None => refuse("the command is not known to this build"),
     };
     let epoch = catalog.map.as_ref().map_or(0, |map| map.epoch);
@@ -116,6 +124,8 @@ fn join_node(catalog: &mut wire::Catalog, join: &wire::JoinRequest) -> wire::Cat
         }
         None => {
             map.nodes.push(info);
+            // A rebalance that was cancelled was one of other nodes.
+            catalog.balance_held = false;
             true
         }
     };
@@ -173,153 +183,5 @@ fn group_mut(map: &mut wire::ClusterMap, group: u32) -> Option<&mut wire::ShardI
     }
 }
 
-fn add_replica(catalog: &mut wire::Catalog, add: &wire::AddReplica) -> wire::CatalogReply {
-    let id = catalog.next_replica;
-    let Some(map) = catalog.map.as_mut() else { return refuse("the cluster is not initialised") };
-    if !map.nodes.iter().any(|node| node.id == add.node) {
-        return refuse(format!("there is no node {}", add.node));
-    }
-    let Some(group) = group_mut(map, add.group) else {
-        return refuse(format!("there is no group {}", add.group));
-    };
-    if group.epoch != add.epoch || group.replicas.iter().any(|replica| replica.node == add.node) {
-        return wire::CatalogReply::default();
-    }
-    group.replicas.push(wire::ReplicaInfo { id, node: add.node, role: wire::ReplicaRole::Learner.into() });
-    group.epoch += 1;
-    map.epoch += 1;
-    catalog.next_replica += 1;
-    changed()
-}
-
-fn promote_replica(catalog: &mut wire::Catalog, promote: &wire::PromoteReplica) -> wire::CatalogReply {
-    let Some(map) = catalog.map.as_mut() else { return refuse("the cluster is not initialised") };
-    let Some(group) = group_mut(map, promote.group) else {
-        return refuse(format!("there is no group {}", promote.group));
-    };
-    if group.epoch != promote.epoch {
-        return wire::CatalogReply::default();
-    }
-    let learner = group
-        .replicas
-        .iter_mut()
-        .find(|replica| replica.id == promote.replica && replica.role() == wire::ReplicaRole::Learner);
-    let Some(learner) = learner else { return wire::CatalogReply::default() };
-    learner.role = wire::ReplicaRole::Voter.into();
-    group.epoch += 1;
-    map.epoch += 1;
-    changed()
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn join(incarnation: &str, node: u64) -> wire::JoinRequest {
-        wire::JoinRequest {
-            node,
-            addr: format!("127.0.0.1:{}", incarnation.len()),
-            incarnation: incarnation.to_owned(),
-            ..Default::default()
-        }
-    }
-
-    fn command(change: Change) -> wire::CatalogCommand {
-        wire::CatalogCommand { change: Some(change) }
-    }
-
-    fn initialized() -> wire::Catalog {
-        let mut catalog = wire::Catalog::default();
-        let init = wire::InitCatalog {
-            cluster_id: "c".to_owned(),
-            shards: 4,
-            replicas: 3,
-            node: Some(join("first", 0)),
-            meta_replica: 1,
-        };
-        assert!(apply(&mut catalog, command(Change::Init(init.clone()))).changed);
-        let again = apply(&mut catalog, command(Change::Init(init)));
-        assert!(!again.refused.is_empty(), "a second init must be refused");
-        catalog
-    }
-
-    #[test]
-    fn a_resent_join_gets_the_same_id_and_a_foreign_id_is_refused() {
-        let mut catalog = initialized();
-        let first = apply(&mut catalog, command(Change::Join(join("second", 0))));
-        let again = apply(&mut catalog, command(Change::Join(join("second", 0))));
-        assert_eq!((first.node, again.node, again.changed), (2, 2, false));
-        assert_eq!(first.epoch, again.epoch);
-        let moved = wire::JoinRequest { addr: "127.0.0.1:99".to_owned(), ..join("second", 2) };
-        assert!(apply(&mut catalog, command(Change::Join(moved))).changed);
-        for bad in [join("second", 3), join("unknown", 2)] {
-            assert!(!apply(&mut catalog, command(Change::Join(bad))).refused.is_empty());
-        }
-        let other = wire::JoinRequest { cluster_id: "d".to_owned(), ..join("third", 0) };
-        assert!(!apply(&mut catalog, command(Change::Join(other))).refused.is_empty());
-    }
-
-    #[test]
-    fn collections_keep_their_ids_and_sort_key() {
-        let mut catalog = initialized();
-        let put = |catalog: &mut wire::Catalog, name: &str, sort_key| {
-            let collection = wire::CollectionInfo { name: name.to_owned(), sort_key, ..Default::default() };
-            apply(
-                catalog,
-                command(Change::PutCollection(wire::PutCollectionRequest { collection: Some(collection) })),
-            )
-        };
-        let posts = put(&mut catalog, "posts", true).collection.unwrap().id;
-        assert!(!put(&mut catalog, "posts", false).refused.is_empty());
-        assert!(!put(&mut catalog, "Posts", false).refused.is_empty());
-        let delete = wire::DeleteCollectionRequest { name: "posts".to_owned() };
-        assert!(apply(&mut catalog, command(Change::DeleteCollection(delete.clone()))).changed);
-        assert!(!apply(&mut catalog, command(Change::DeleteCollection(delete))).changed);
-        assert!(put(&mut catalog, "posts", true).collection.unwrap().id > posts);
-    }
-
-    #[test]
-    fn a_replica_is_added_once_and_promoted_once() {
-        let mut catalog = initialized();
-        apply(&mut catalog, command(Change::Join(join("second", 0))));
-        let add = wire::AddReplica { group: 2, epoch: 1, node: 2 };
-        assert!(apply(&mut catalog, command(Change::AddReplica(add))).changed);
-        assert!(!apply(&mut catalog, command(Change::AddReplica(add))).changed);
-        let shard = catalog.map.as_ref().unwrap().shards[1].clone();
-        assert_eq!((shard.epoch, shard.replicas.len()), (2, 2));
-        let promote = wire::PromoteReplica { group: 2, epoch: 2, replica: shard.replicas[1].id };
-        assert!(apply(&mut catalog, command(Change::PromoteReplica(promote))).changed);
-        assert!(!apply(&mut catalog, command(Change::PromoteReplica(promote))).changed);
-    }
-
-    proptest! {
-        /// I6, and ids are never given out twice.
-        #[test]
-        fn epochs_only_grow_and_replica_ids_are_unique(steps in proptest::collection::vec((0_u8..4, 0_u64..6, 0_u32..6, 0_u64..6), 0..60)) {
-            let mut catalog = initialized();
-            for (kind, node, group, epoch) in steps {
-                let change = match kind {
-                    0 => Change::Join(join(&format!("n{node}"), 0)),
-                    1 => Change::AddReplica(wire::AddReplica { group, epoch, node }),
-                    2 => Change::PromoteReplica(wire::PromoteReplica { group, epoch, replica: node }),
-                    _ => Change::DeleteCollection(wire::DeleteCollectionRequest { name: "users".to_owned() }),
-                };
-                let before = catalog.clone();
-                let reply = apply(&mut catalog, command(change));
-                let (old, new) = (before.map.unwrap(), catalog.map.clone().unwrap());
-                prop_assert!(new.epoch >= old.epoch);
-                prop_assert_eq!(reply.changed, new != old);
-                for (old, new) in old.shards.iter().zip(&new.shards) {
-                    prop_assert!(new.epoch >= old.epoch && (new.epoch > old.epoch) == (new != old));
-                }
-                let mut ids: Vec<_> = new.shards.iter().chain(&new.meta).flat_map(|shard| &shard.replicas).map(|replica| replica.id).collect();
-                let all = ids.len();
-                ids.sort_unstable();
-                ids.dedup();
-                prop_assert_eq!(ids.len(), all);
-            }
-        }
-    }
-}
+mod tests;

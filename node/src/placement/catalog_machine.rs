@@ -31,6 +31,11 @@ impl CatalogMachine {
         self.catalog.lock().map.clone().unwrap_or_default()
     }
 
+    /// All of the catalog as applied here.
+    pub fn catalog(&self) -> wire::Catalog {
+        self.catalog.lock().clone()
+    }
+
     fn publish(&self) {
         let map = self.map();
         if map.epoch == 0 {

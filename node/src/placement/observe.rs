@@ -31,22 +31,36 @@ impl Health {
 #[derive(Debug, Clone)]
 pub struct Observed {
     reports: BTreeMap<NodeId, (Instant, wire::NodeReport)>,
+    /// For each shard, the nodes that report a replica of it, with its place in their reports.
+    by_shard: BTreeMap<u32, BTreeMap<NodeId, usize>>,
     /// Since when this node listens: nobody is called silent for longer than that.
     since: Instant,
     now: Instant,
     suspect_after: Duration,
     down_after: Duration,
+    /// Why a move (operation, position) waits.
+    waits: BTreeMap<(u64, u32), String>,
 }
 
 impl Observed {
     pub fn new(suspect_after: Duration, down_after: Duration) -> Self {
         let now = Instant::now();
-        Self { reports: BTreeMap::new(), since: now, now, suspect_after, down_after }
+        Self {
+            reports: BTreeMap::new(),
+            by_shard: BTreeMap::new(),
+            since: now,
+            now,
+            suspect_after,
+            down_after,
+            waits: BTreeMap::new(),
+        }
     }
 
     /// Forgets all: another term of leadership begins.
     pub fn restart(&mut self) {
         self.reports.clear();
+        self.by_shard.clear();
+        self.waits.clear();
         self.since = Instant::now();
         self.now = self.since;
     }
@@ -54,12 +68,47 @@ impl Observed {
     /// Takes a node's report.
     pub fn report(&mut self, report: wire::NodeReport) {
         self.now = Instant::now();
-        self.reports.insert(NodeId(report.node), (self.now, report));
+        self.take(self.now, report);
+    }
+
+    fn take(&mut self, heard: Instant, report: wire::NodeReport) {
+        let node = NodeId(report.node);
+        if let Some((_, old)) = self.reports.get(&node) {
+            for replica in old.replicas.iter().filter(|replica| !replica.meta) {
+                if let Some(nodes) = self.by_shard.get_mut(&replica.shard) {
+                    nodes.remove(&node);
+                }
+            }
+        }
+        for (place, replica) in report.replicas.iter().enumerate().filter(|(_, replica)| !replica.meta) {
+            self.by_shard.entry(replica.shard).or_default().insert(node, place);
+        }
+        self.reports.insert(node, (heard, report));
+    }
+
+    /// Keeps why a move of an operation waits, or that it does not.
+    pub fn waits(&mut self, operation: u64, position: u32, why: Option<String>) {
+        match why {
+            Some(why) => self.waits.insert((operation, position), why),
+            None => self.waits.remove(&(operation, position)),
+        };
+    }
+
+    /// Why a move of an operation waits, if it does.
+    pub fn waiting(&self, operation: u64, position: u32) -> Option<&str> {
+        self.waits.get(&(operation, position)).map(String::as_str)
     }
 
     /// Judges silence from now on by the present time.
     pub fn tick(&mut self) {
         self.now = Instant::now();
+    }
+
+    /// Makes a node one that has been silent for long enough to be down.
+    #[cfg(test)]
+    pub fn lose(&mut self, node: NodeId) {
+        let long_ago = self.now.checked_sub(self.down_after).unwrap_or(self.now);
+        self.take(long_ago, wire::NodeReport { node: node.get(), ..Default::default() });
     }
 
     pub fn latest(&self, node: NodeId) -> Option<&wire::NodeReport> {
@@ -83,6 +132,11 @@ impl Observed {
         self.reports.contains_key(&node) && self.health(node) == Health::Up
     }
 
+    /// Whether the node has given the replica up although the map gives it to it.
+    pub fn has_lost(&self, node: NodeId, replica: u64) -> bool {
+        self.latest(node).is_some_and(|report| report.lost.contains(&replica))
+    }
+
     /// Whether the node said that it is going down.
     pub fn is_leaving(&self, node: NodeId) -> bool {
         self.latest(node).is_some_and(|report| report.leaving)
@@ -98,10 +152,34 @@ impl Observed {
 
     /// What nodes say of their replicas of `shard`.
     pub fn replicas(&self, shard: ShardId) -> impl Iterator<Item = (NodeId, &wire::ReplicaReport)> {
-        self.reports.iter().flat_map(move |(&node, (_, report))| {
-            let of_shard =
-                move |replica: &&wire::ReplicaReport| !replica.meta && replica.shard == shard.get();
-            report.replicas.iter().filter(of_shard).map(move |replica| (node, replica))
-        })
+        let nodes = self.by_shard.get(&shard.get()).into_iter().flatten();
+        nodes.filter_map(|(&node, &place)| Some((node, self.reports.get(&node)?.1.replicas.get(place)?)))
     }
+
+    /// What placement depends on besides the catalog, of each node.
+    pub fn standings(&self, map: &wire::ClusterMap) -> Vec<Standing> {
+        let standing = |info: &wire::NodeInfo| {
+            let node = NodeId(info.id);
+            Standing {
+                node,
+                state: info.state,
+                health: self.health(node),
+                heard: self.reports.contains_key(&node),
+                leaving: self.is_leaving(node),
+                lost: self.latest(node).map(|report| report.lost.clone()).unwrap_or_default(),
+            }
+        };
+        map.nodes.iter().map(standing).collect()
+    }
+}
+
+/// How a node stands, as far as placement asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    node: NodeId,
+    state: i32,
+    health: Health,
+    heard: bool,
+    leaving: bool,
+    lost: Vec<u64>,
 }

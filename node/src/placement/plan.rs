@@ -1,150 +1,407 @@
-//! What the meta leader does next, decided purely from the map and what nodes report.
+//! What the meta leader does next, decided purely from the catalog and what nodes report.
 //!
-//! Replication grows to its target as nodes join, and leaders are spread evenly. Every step makes
-//! the cluster strictly better by its measure, so that repeating the plan comes to rest.
+//! Where replicas should be is [`super::balance`]'s decision; here it becomes operations with moves, and each move the next
+//! step of its way. All that was decided is in the catalog, so that a new meta leader decides the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use borough_proto::{GroupId, NodeId, ReplicaId, ShardId, wire};
+use borough_proto::wire::{self, MoveStep, NodeState, OperationKind, OperationState, ReplicaRole};
+use borough_proto::{GroupId, NodeId, ReplicaId, ShardId};
 
-use super::observe::Observed;
+use super::balance::{self, Cluster, Standing};
+use super::catalog::operations::{holds_replicas, is_open, is_unfinished};
+use super::observe::{Health, Observed};
 
 /// Most members of the meta group.
-const META_REPLICAS_MAX: u32 = 5;
-/// Replicas being caught up at once, over the whole cluster.
-pub const LEARNERS_MAX: usize = 8;
+const META_REPLICAS_MAX: usize = 5;
 
 /// One thing to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Step {
-    /// Give the group a new replica on that node.
-    AddReplica { group: GroupId, epoch: u64, node: NodeId },
-    /// Bring the group's members to these, then record that the learner is a voter.
-    Promote { group: GroupId, epoch: u64, learner: ReplicaId, voters: BTreeMap<ReplicaId, NodeId> },
+    /// Record moves that are to be made.
+    Start(wire::StartOperation),
+    /// The next step of a move: `wait` tells why there is none to do now.
+    Move { operation: u64, position: u32, group: GroupId, epoch: u64, act: Act },
+    /// Record that an operation has ended.
+    End { operation: u64 },
     /// Move the leadership.
-    Transfer { group: GroupId, to: ReplicaId },
+    Transfer { group: GroupId, epoch: u64, to: ReplicaId },
 }
 
-/// The next steps, at most [`LEARNERS_MAX`] replicas on their way at once.
-pub fn plan(map: &wire::ClusterMap, observed: &Observed) -> Vec<Step> {
-    let live: Vec<&wire::NodeInfo> = map
-        .nodes
-        .iter()
-        .filter(|node| node.state() == wire::NodeState::Member && observed.is_up(NodeId(node.id)))
-        .collect();
-    let mut load: BTreeMap<u64, usize> = live.iter().map(|node| (node.id, 0)).collect();
-    let groups = || {
-        let meta = map.meta.iter().map(|info| (GroupId::META, info));
-        meta.chain(map.shards.iter().map(|info| (GroupId::from(ShardId(info.id)), info)))
+/// What a move needs next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Act {
+    /// Record that it begins.
+    Begin,
+    /// Bring the group's voters to these, then record that it is done.
+    Switch { voters: BTreeMap<ReplicaId, NodeId> },
+    /// Record that it is taken back, or needs nothing more.
+    TakeBack,
+    /// Bring the group's voters back to these, then record it.
+    Undo { voters: BTreeMap<ReplicaId, NodeId> },
+    /// Nothing now.
+    Wait(String),
+}
+
+/// What the driver's settings and clock allow now.
+#[derive(Debug, Clone, Copy)]
+pub struct Allowed {
+    /// Look for moves that are missing: where none were, none are until something changes.
+    pub plan: bool,
+    /// Start a rebalance that nobody asked for.
+    pub rebalance: bool,
+    /// Move leaders.
+    pub leaders: bool,
+    /// Moves under way at once.
+    pub moves_max: usize,
+}
+
+/// A node's moves under way at once.
+const MOVES_PER_NODE_MAX: usize = 2;
+
+/// The next steps.
+pub fn next(catalog: &wire::Catalog, observed: &Observed, allowed: Allowed) -> Vec<Step> {
+    let Some(map) = &catalog.map else { return Vec::new() };
+    let moves = moves(catalog, map, observed, allowed.moves_max);
+    let acts = |which: fn(&Act) -> bool| {
+        moves.iter().any(|step| matches!(step, Step::Move { act, .. } if which(act)))
     };
-    for replica in groups().flat_map(|(_, info)| &info.replicas) {
-        if let Some(count) = load.get_mut(&replica.node) {
-            *count += 1;
-        }
+    // What is about to be taken back is planned anew when it is.
+    let taking_back = acts(|act| matches!(act, Act::TakeBack));
+    let look = allowed.plan && !taking_back;
+    let mut steps = if look { start(catalog, map, observed, allowed) } else { Vec::new() };
+    let starting = !steps.is_empty();
+    steps.extend(moves);
+    if !starting {
+        steps.extend(ended(catalog, map));
     }
-    let mut steps = Vec::new();
-    let mut learners = 0;
-    for (group, info) in groups() {
-        if let Some(learner) =
-            info.replicas.iter().find(|replica| replica.role() == wire::ReplicaRole::Learner)
-        {
-            learners += 1;
-            steps.push(promote(group, info, learner));
-        }
-    }
-    for (group, info) in groups() {
-        let growing = info.replicas.iter().any(|replica| replica.role() == wire::ReplicaRole::Learner);
-        if growing || learners >= LEARNERS_MAX {
-            continue;
-        }
-        let target = if group == GroupId::META { meta_target(live.len()) } else { map.replication_factor };
-        if info.replicas.len() >= target as usize {
-            continue;
-        }
-        if let Some(node) = best_node(map, info, &live, &load) {
-            *load.entry(node.get()).or_default() += 1;
-            learners += 1;
-            steps.push(Step::AddReplica { group, epoch: info.epoch, node });
-        }
-    }
-    // Leaders move only when replicas do not: every new replica changes what is even.
-    if steps.is_empty() {
-        steps.extend(spread_leaders(map, observed));
+    if allowed.leaders && !starting {
+        steps.extend(leaders(map, observed));
     }
     steps
 }
 
-fn promote(group: GroupId, info: &wire::ShardInfo, learner: &wire::ReplicaInfo) -> Step {
-    let voters = info
-        .replicas
-        .iter()
-        .filter(|replica| replica.role() == wire::ReplicaRole::Voter || replica.id == learner.id)
-        .map(|replica| (ReplicaId(replica.id), NodeId(replica.node)))
-        .collect();
-    Step::Promote { group, epoch: info.epoch, learner: ReplicaId(learner.id), voters }
+/// Moves that are missing from the operations.
+fn start(
+    catalog: &wire::Catalog,
+    map: &wire::ClusterMap,
+    observed: &Observed,
+    allowed: Allowed,
+) -> Vec<Step> {
+    let mut wanted: BTreeMap<(i32, u64), Vec<wire::Move>> = BTreeMap::new();
+    for step in missing_moves(catalog, observed) {
+        let from = map.nodes.iter().find(|node| node.id == step.from);
+        let (kind, node) = match from {
+            Some(node) if node.state() == NodeState::Draining => (OperationKind::Drain, node.id),
+            Some(node) if step.to != 0 && observed.health(NodeId(node.id)) != Health::Down => {
+                (OperationKind::Rebalance, 0)
+            }
+            Some(_) | None => (OperationKind::Repair, 0),
+        };
+        wanted.entry((kind.into(), node)).or_default().push(step);
+    }
+    let asked = catalog.operations.iter().any(|operation| {
+        operation.kind() == OperationKind::Rebalance
+            && matches!(operation.state(), OperationState::Running | OperationState::Paused)
+    });
+    if !asked && (!allowed.rebalance || catalog.balance_held) {
+        wanted.remove(&(OperationKind::Rebalance.into(), 0));
+    }
+    let start =
+        |((kind, node), moves)| Step::Start(wire::StartOperation { kind, node, moves, ..Default::default() });
+    wanted.into_iter().map(start).collect()
+}
+
+/// What is between where replicas will be, once all recorded moves are made, and where they should be.
+pub fn missing_moves(catalog: &wire::Catalog, observed: &Observed) -> Vec<wire::Move> {
+    let Some(map) = &catalog.map else { return Vec::new() };
+    let cluster = cluster(catalog, map, observed);
+    let node = |node: Option<NodeId>| node.map_or(0, NodeId::get);
+    let shards = balance::plan(&cluster).moves.into_iter().map(|step| wire::Move {
+        group: step.group.get(),
+        from: node(step.from),
+        to: node(step.to),
+        bytes: step.bytes,
+        step: MoveStep::Pending.into(),
+        learner: 0,
+    });
+    let moving = moving_groups(catalog);
+    let all = lost_replicas(map, observed).chain(meta_move(map, &cluster)).chain(shards);
+    // What is being taken back is planned when it is.
+    all.filter(|step| !moving.contains(&GroupId(step.group))).collect()
+}
+
+/// Voters whose data is gone: they leave, and the group gets another one in their place.
+fn lost_replicas<'a>(
+    map: &'a wire::ClusterMap,
+    observed: &'a Observed,
+) -> impl Iterator<Item = wire::Move> + 'a {
+    let meta = map.meta.iter().map(|info| (GroupId::META, info));
+    let groups = meta.chain(map.shards.iter().map(|info| (GroupId::from(ShardId(info.id)), info)));
+    groups.filter_map(|(group, info)| {
+        let lost = |replica: &&wire::ReplicaInfo| observed.has_lost(NodeId(replica.node), replica.id);
+        let lost = info.replicas.iter().find(lost).filter(|_| info.replicas.len() > 1)?;
+        let (group, step) = (group.get(), MoveStep::Pending.into());
+        Some(wire::Move { group, from: lost.node, to: 0, bytes: 0, step, learner: 0 })
+    })
+}
+
+/// The shards as they will be once all recorded moves are made.
+pub fn cluster(catalog: &wire::Catalog, map: &wire::ClusterMap, observed: &Observed) -> Cluster {
+    let moving = unfinished(catalog);
+    let groups = map.shards.iter().map(|info| {
+        let shard = ShardId(info.id);
+        let leader = observed.leader(shard);
+        let report = observed
+            .replicas(shard)
+            .max_by_key(|(node, report)| (Some(*node) == leader, report.applied_index));
+        let group = GroupId::from(shard);
+        balance::Group {
+            id: group,
+            bytes: report.map_or(0, |(_, report)| report.bytes),
+            load: report.map_or(0.0, |(_, report)| report.reads_per_second + report.writes_per_second),
+            replicas: settled(info, moving.get(&group.get())),
+            leader,
+        }
+    });
+    let nodes = map.nodes.iter().filter(|node| node.state() != NodeState::Removed).map(|node| {
+        balance::Node { id: NodeId(node.id), zone: node.zone.clone(), standing: standing(node, observed) }
+    });
+    Cluster {
+        replication_factor: map.replication_factor as usize,
+        nodes: nodes.collect(),
+        groups: groups.collect(),
+    }
+}
+
+fn standing(node: &wire::NodeInfo, observed: &Observed) -> Standing {
+    let id = NodeId(node.id);
+    if node.state() == NodeState::Draining || observed.health(id) == Health::Down {
+        Standing::Leaving
+    } else if observed.is_up(id) && !observed.is_leaving(id) {
+        Standing::Open
+    } else {
+        Standing::Closed
+    }
+}
+
+/// Unfinished moves by group; there is at most one of each.
+fn unfinished(catalog: &wire::Catalog) -> BTreeMap<u32, &wire::Move> {
+    let operations = catalog.operations.iter().filter(|operation| is_open(operation));
+    let moves = operations.flat_map(|operation| &operation.moves).filter(|step| is_unfinished(step));
+    moves.map(|step| (step.group, step)).collect()
+}
+
+/// Where a group's replicas will be once its move is made.
+fn settled(info: &wire::ShardInfo, step: Option<&&wire::Move>) -> Vec<NodeId> {
+    let undoing = step.is_some_and(|step| step.step() == MoveStep::Undoing);
+    let stays = |replica: &&wire::ReplicaInfo| match replica.role() {
+        ReplicaRole::Learner => !undoing,
+        ReplicaRole::Leaving => undoing,
+        ReplicaRole::Voter | ReplicaRole::Unspecified => true,
+    };
+    let mut nodes: Vec<u64> = info.replicas.iter().filter(stays).map(|replica| replica.node).collect();
+    if let Some(step) = step.filter(|step| step.step() == MoveStep::Pending) {
+        nodes.retain(|&node| node != step.from);
+        nodes.extend(Some(step.to).filter(|&to| to != 0 && !nodes.contains(&to)));
+    }
+    nodes.into_iter().map(NodeId).collect()
 }
 
 /// Members that the meta group should have: an even number above two only adds a node that can fail.
-fn meta_target(live: usize) -> u32 {
-    match u32::try_from(live).unwrap_or(u32::MAX).min(META_REPLICAS_MAX) {
+fn meta_target(nodes: usize) -> usize {
+    match nodes.min(META_REPLICAS_MAX) {
         4 => 3,
         count => count,
     }
 }
 
-/// A node without a replica of the group: of a zone that has none if possible, then the least loaded.
-fn best_node(
-    map: &wire::ClusterMap,
-    info: &wire::ShardInfo,
-    live: &[&wire::NodeInfo],
-    load: &BTreeMap<u64, usize>,
-) -> Option<NodeId> {
-    let holds = |node: u64| info.replicas.iter().any(|replica| replica.node == node);
-    let zone_of = |node: u64| map.nodes.iter().find(|info| info.id == node).map(|info| info.zone.as_str());
+/// The meta group's next move: off nodes that leave, to as many members as there should be.
+fn meta_move(map: &wire::ClusterMap, cluster: &Cluster) -> Option<wire::Move> {
+    let info = map.meta.as_ref()?;
+    let standing: BTreeMap<NodeId, (Standing, &str)> =
+        cluster.nodes.iter().map(|node| (node.id, (node.standing, node.zone.as_str()))).collect();
+    let members = settled(info, None);
+    let leaves =
+        |node: &NodeId| standing.get(node).is_none_or(|(standing, _)| *standing == Standing::Leaving);
+    let staying = standing.values().filter(|(standing, _)| *standing != Standing::Leaving).count();
+    let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for node in cluster.groups.iter().flat_map(|group| &group.replicas) {
+        *load.entry(*node).or_default() += 1;
+    }
+    let zone_of = |node: &NodeId| standing.get(node).map(|(_, zone)| *zone);
     let in_zone =
-        |zone: &str| info.replicas.iter().filter(|replica| zone_of(replica.node) == Some(zone)).count();
-    live.iter()
-        .filter(|node| !holds(node.id))
-        .min_by_key(|node| (in_zone(&node.zone), load.get(&node.id).copied().unwrap_or(0), node.id))
-        .map(|node| NodeId(node.id))
+        |zone: &str| members.iter().filter(|&node| !leaves(node) && zone_of(node) == Some(zone)).count();
+    // Of a zone that has none if possible, then the one with the fewest replicas.
+    let newcomer = standing
+        .iter()
+        .filter(|(node, (standing, _))| *standing == Standing::Open && !members.contains(node))
+        .min_by_key(|(node, (_, zone))| (in_zone(zone), load.get(node).copied().unwrap_or(0), **node))
+        .map(|(node, _)| node.get());
+    let gone = members.iter().find(|node| leaves(node)).map(|node| node.get());
+    let keep = members.iter().filter(|node| !leaves(node)).count();
+    let target = meta_target(staying);
+    let (from, to) = match (gone, newcomer) {
+        (Some(gone), _) if keep >= target && keep > 0 => (gone, 0),
+        (Some(gone), Some(to)) => (gone, to),
+        (None, Some(to)) if keep < target => (0, to),
+        (None, _) if keep > target => {
+            let zones = |node: &&NodeId| zone_of(node).map_or(0, in_zone);
+            (members.iter().max_by_key(|node| (zones(node), **node))?.get(), 0)
+        }
+        _ => return None,
+    };
+    Some(wire::Move {
+        group: GroupId::META.get(),
+        from,
+        to,
+        bytes: 0,
+        step: MoveStep::Pending.into(),
+        learner: 0,
+    })
 }
 
-/// Transfers that bring the leaders per node within one of even, as far as replicas allow.
-fn spread_leaders(map: &wire::ClusterMap, observed: &Observed) -> Vec<Step> {
-    let may_lead = |node: NodeId| observed.is_up(node) && !observed.is_leaving(node);
-    let mut leaders: BTreeMap<NodeId, usize> = map
-        .nodes
-        .iter()
-        .map(|node| NodeId(node.id))
-        .filter(|&node| may_lead(node))
-        .map(|node| (node, 0))
-        .collect();
-    let mut led: Vec<(&wire::ShardInfo, NodeId)> = Vec::new();
-    for info in &map.shards {
-        if let Some(node) = observed.leader(ShardId(info.id)) {
-            *leaders.entry(node).or_default() += 1;
-            led.push((info, node));
+/// The next step of every move that is not finished.
+fn moves(
+    catalog: &wire::Catalog,
+    map: &wire::ClusterMap,
+    observed: &Observed,
+    moves_max: usize,
+) -> Vec<Step> {
+    let mut busy: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut under_way = 0;
+    let counted = |step: &&&wire::Move| step.step() != MoveStep::Pending && step.group != GroupId::META.get();
+    for step in unfinished(catalog).values().filter(counted) {
+        under_way += 1;
+        for node in [step.from, step.to] {
+            *busy.entry(node).or_default() += 1;
         }
     }
     let mut steps = Vec::new();
-    for (info, from) in led {
-        let from_count = leaders.get(&from).copied().unwrap_or(0);
-        let to = info
-            .replicas
-            .iter()
-            .filter(|replica| replica.role() == wire::ReplicaRole::Voter && may_lead(NodeId(replica.node)))
-            .min_by_key(|replica| (leaders.get(&NodeId(replica.node)).copied().unwrap_or(0), replica.id));
-        let Some(to) = to else { continue };
-        let to_node = NodeId(to.node);
-        let to_count = leaders.get(&to_node).copied().unwrap_or(0);
-        // A transfer between counts that differ by one would only swap them.
-        if to_node != from && from_count > to_count + 1 {
-            leaders.insert(from, from_count - 1);
-            leaders.insert(to_node, to_count + 1);
-            steps.push(Step::Transfer { group: GroupId::from(ShardId(info.id)), to: ReplicaId(to.id) });
+    for operation in catalog.operations.iter().filter(|operation| is_open(operation)) {
+        for (position, step) in (0_u32..).zip(&operation.moves).filter(|(_, step)| is_unfinished(step)) {
+            let group = GroupId(step.group);
+            let info = match group.shard() {
+                Some(shard) => map.shards.iter().find(|info| info.id == shard.get()),
+                None => map.meta.as_ref(),
+            };
+            let Some(info) = info else { continue };
+            let act = match step.step() {
+                MoveStep::Pending if pointless(operation, step, map, observed) => Act::TakeBack,
+                MoveStep::Pending => {
+                    let crowded =
+                        |node: &u64| *node != 0 && busy.get(node).copied().unwrap_or(0) >= MOVES_PER_NODE_MAX;
+                    let target_up = step.to == 0 || observed.is_up(NodeId(step.to));
+                    if operation.state() == OperationState::Paused {
+                        Act::Wait("the operation is paused".to_owned())
+                    // The catalog's is small, and everything else hangs on it.
+                    } else if group != GroupId::META
+                        && (under_way >= moves_max || [step.from, step.to].iter().any(crowded))
+                    {
+                        Act::Wait("other moves are under way".to_owned())
+                    } else if !target_up {
+                        Act::Wait(format!("node {} is not up", step.to))
+                    } else if !led(group, observed) {
+                        Act::Wait(format!("{group} has no leader"))
+                    } else {
+                        if group != GroupId::META {
+                            under_way += 1;
+                            for node in [step.from, step.to] {
+                                *busy.entry(node).or_default() += 1;
+                            }
+                        }
+                        Act::Begin
+                    }
+                }
+                MoveStep::Copying if lost(step.to, map, observed) => Act::TakeBack,
+                MoveStep::Copying if observed.has_lost(NodeId(step.to), step.learner) => Act::TakeBack,
+                MoveStep::Copying => Act::Switch { voters: voters(info, ReplicaRole::Leaving) },
+                _ => Act::Undo { voters: voters(info, ReplicaRole::Learner) },
+            };
+            steps.push(Step::Move { operation: operation.id, position, group, epoch: info.epoch, act });
         }
     }
     steps
+}
+
+fn led(group: GroupId, observed: &Observed) -> bool {
+    group.shard().is_none_or(|shard| observed.leader(shard).is_some())
+}
+
+/// All replicas but those of that role.
+fn voters(info: &wire::ShardInfo, without: ReplicaRole) -> BTreeMap<ReplicaId, NodeId> {
+    let stay = info.replicas.iter().filter(|replica| replica.role() != without);
+    stay.map(|replica| (ReplicaId(replica.id), NodeId(replica.node))).collect()
+}
+
+/// Whether a node that was to get a replica cannot be expected to any more.
+fn lost(node: u64, map: &wire::ClusterMap, observed: &Observed) -> bool {
+    let member = map.nodes.iter().any(|info| info.id == node && info.state() == NodeState::Member);
+    node != 0 && (!member || observed.health(NodeId(node)) == Health::Down)
+}
+
+/// Whether a move that has not begun is not worth it any more: its target is lost, or the node that was down is back.
+fn pointless(
+    operation: &wire::Operation,
+    step: &wire::Move,
+    map: &wire::ClusterMap,
+    observed: &Observed,
+) -> bool {
+    let back = operation.kind() == OperationKind::Repair
+        && step.from != 0
+        && step.to != 0
+        && observed.is_up(NodeId(step.from));
+    lost(step.to, map, observed) || back
+}
+
+/// Operations whose moves have all ended and that have nothing else to wait for.
+fn ended(catalog: &wire::Catalog, map: &wire::ClusterMap) -> Vec<Step> {
+    let over = |operation: &&wire::Operation| match operation.state() {
+        OperationState::Running => {
+            operation.kind() != OperationKind::Drain || !holds_replicas(map, operation.node)
+        }
+        OperationState::Cancelling => true,
+        _ => false,
+    };
+    let idle = |operation: &&wire::Operation| !operation.moves.iter().any(is_unfinished);
+    let ended = catalog.operations.iter().filter(over).filter(idle);
+    ended.map(|operation| Step::End { operation: operation.id }).collect()
+}
+
+/// Transfers that bring the leaders per node within one of even, as far as the replicas allow.
+fn leaders(map: &wire::ClusterMap, observed: &Observed) -> Vec<Step> {
+    let cluster = cluster(&wire::Catalog::default(), map, observed);
+    let replica_of = |group: GroupId, node: NodeId| {
+        let info = group.shard().and_then(|shard| map.shards.iter().find(|info| info.id == shard.get()))?;
+        // One that is on its way has other members soon.
+        info.replicas.iter().all(|replica| replica.role() == ReplicaRole::Voter).then_some(())?;
+        let replica = info.replicas.iter().find(|replica| replica.node == node.get())?;
+        Some((info.epoch, ReplicaId(replica.id)))
+    };
+    let transfers = balance::spread_leaders(&cluster).into_iter();
+    transfers
+        .filter_map(|transfer| {
+            let (epoch, to) = replica_of(transfer.group, transfer.to)?;
+            Some(Step::Transfer { group: transfer.group, epoch, to })
+        })
+        .collect()
+}
+
+/// The groups of all shards, in the map's order, and the meta group after them.
+pub fn groups_of(map: &wire::ClusterMap) -> impl Iterator<Item = GroupId> + '_ {
+    let shards = map.shards.iter().map(|info| GroupId::from(ShardId(info.id)));
+    shards.chain(map.meta.iter().map(|_| GroupId::META))
+}
+
+/// Groups that are being moved.
+pub fn moving_groups(catalog: &wire::Catalog) -> BTreeSet<GroupId> {
+    unfinished(catalog).into_keys().map(GroupId).collect()
+}
+
+/// Why a drain of `node` could not end.
+pub fn cannot_drain(catalog: &wire::Catalog, observed: &Observed, node: NodeId) -> Option<String> {
+    let map = catalog.map.as_ref()?;
+    balance::cannot_leave(&cluster(catalog, map, observed), node)
 }
 
 #[cfg(test)]

@@ -2,13 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use borough_proto::http_api::{CacheStatus, ClusterStatus, NodeStatus, ShardStatus};
+use borough_proto::http_api::{CacheStatus, ClusterStatus, NodeStatus, OperationStatus, ShardStatus};
 use borough_proto::{NodeId, ShardId, wire};
 
+use super::catalog::operations::is_open;
 use super::observe::{Health, Observed};
+use super::operate;
+
+/// Ended operations in the status document.
+const ENDED_SHOWN: usize = 10;
 
 /// The document of `GET /admin/v1/cluster`.
-pub fn document(map: &wire::ClusterMap, observed: &Observed) -> ClusterStatus {
+pub fn document(catalog: &wire::Catalog, observed: &Observed) -> ClusterStatus {
+    let empty = wire::ClusterMap::default();
+    let map = catalog.map.as_ref().unwrap_or(&empty);
     let mut replicas: BTreeMap<u64, u32> = BTreeMap::new();
     let mut leaders: BTreeMap<u64, u32> = BTreeMap::new();
     for info in &map.shards {
@@ -33,8 +40,20 @@ pub fn document(map: &wire::ClusterMap, observed: &Observed) -> ClusterStatus {
         replication_factor: map.replication_factor,
         nodes: nodes.collect(),
         shards: map.shards.iter().map(|info| shard_status(map, info, observed)).collect(),
-        operations: Vec::new(),
+        operations: operations(catalog, observed),
     }
+}
+
+/// Those under way, and the last that have ended.
+fn operations(catalog: &wire::Catalog, observed: &Observed) -> Vec<OperationStatus> {
+    let ended = catalog.operations.iter().filter(|operation| !is_open(operation)).count();
+    let mut passed_over = ended.saturating_sub(ENDED_SHOWN);
+    let shown = catalog.operations.iter().filter(|operation| {
+        let forgotten = passed_over > 0 && !is_open(operation);
+        passed_over -= usize::from(forgotten);
+        !forgotten
+    });
+    shown.map(|operation| operate::status(catalog, operation, observed, false)).collect()
 }
 
 fn node_status(info: &wire::NodeInfo, observed: &Observed, replicas: u32, leaders: u32) -> NodeStatus {
@@ -66,7 +85,9 @@ fn shard_status(map: &wire::ClusterMap, info: &wire::ShardInfo, observed: &Obser
         let replicas = info.replicas.iter().filter(move |replica| replica.role() == role);
         replicas.map(|replica| replica.node).collect::<Vec<_>>()
     };
-    let voters = with_role(wire::ReplicaRole::Voter);
+    // One that leaves votes until its successor does.
+    let leaving = with_role(wire::ReplicaRole::Leaving);
+    let voters = [with_role(wire::ReplicaRole::Voter), leaving.clone()].concat();
     let learners = with_role(wire::ReplicaRole::Learner);
     let shard = ShardId(info.id);
     let leader = observed.leader(shard);
@@ -75,7 +96,7 @@ fn shard_status(map: &wire::ClusterMap, info: &wire::ShardInfo, observed: &Obser
     let target = (map.replication_factor as usize).min(members);
     let state = if leader.is_none() || live * 2 <= voters.len() {
         "unavailable"
-    } else if !learners.is_empty() {
+    } else if !learners.is_empty() || !leaving.is_empty() {
         "moving"
     } else if live < target {
         "underReplicated"

@@ -25,6 +25,8 @@ type GroupRaft = Raft<TypeConfig, StateMachine>;
 
 /// Followers may be this many entries behind and still become voters.
 const CAUGHT_UP_LAG_MAX: u64 = 256;
+/// What a new replica that is not there yet is told with: it is no obstacle.
+pub const CATCHING_UP: &str = "catching up: ";
 /// How long the next leader waits for the rest of the log, and between looks.
 const TAKE_OVER_MAX: Duration = Duration::from_millis(500);
 const TAKE_OVER_RETRY: Duration = Duration::from_millis(2);
@@ -41,6 +43,8 @@ pub struct Group {
     /// When a leader's message was last accepted (at first: when the replica was opened), and when this
     /// replica last asked for an election.
     contact: Mutex<Contact>,
+    /// Held while the membership is changed from outside.
+    reconfiguring: tokio::sync::Mutex<()>,
 }
 
 struct Contact {
@@ -94,6 +98,7 @@ impl Group {
             peers,
             proven: Mutex::new(None),
             contact: Mutex::new(Contact { heard: now, elected: now, leading: None }),
+            reconfiguring: tokio::sync::Mutex::default(),
         }
     }
 
@@ -284,22 +289,29 @@ impl Group {
         self.raft.metrics().borrow_watched().running_state.as_ref().err().map(ToString::to_string)
     }
 
-    /// Brings the membership to exactly `voters`: adds learners, waits until they are caught up, changes
-    /// the voters in one joint step. Idempotent: every call does the next step.
+    /// Brings the membership to exactly `voters` and no learners: adds learners, waits until they are caught up, changes
+    /// the voters in one joint step. A leader that is to go hands its leadership over first. Idempotent: every call does
+    /// the next step.
     ///
     /// # Errors
     /// What is still to wait for.
     pub async fn reconfigure(&self, voters: &BTreeMap<ReplicaId, NodeId>) -> Result<(), String> {
+        let _one_at_a_time = self.reconfiguring.lock().await;
         let view = self.view();
         if !view.is_leader {
             return Err("this replica does not lead".to_owned());
         }
         let wanted: BTreeSet<u64> = voters.keys().map(|replica| replica.get()).collect();
         let current: BTreeSet<u64> = view.voters.iter().map(|replica| replica.get()).collect();
-        if current == wanted && !view.joint {
-            return Ok(());
-        }
         let known: BTreeSet<u64> = view.learners.iter().map(|replica| replica.get()).collect();
+        if current == wanted && !view.joint {
+            // A learner that is no longer wanted: its move was taken back.
+            return if known.is_empty() {
+                Ok(())
+            } else {
+                self.change(ChangeMembers::RemoveNodes(known)).await
+            };
+        }
         for (replica, &node) in voters {
             if !current.contains(&replica.get()) && !known.contains(&replica.get()) {
                 // Not blocking: that is no proof of having caught up, and has no timeout.
@@ -312,11 +324,23 @@ impl Group {
         if let Some(waits) = self.not_caught_up(&wanted, &current) {
             return Err(waits);
         }
-        self.raft
-            .change_membership(ChangeMembers::ReplaceAllVoters(wanted), false)
-            .await
-            .map_err(|error| format!("change membership: {error}"))?;
-        Ok(())
+        if !wanted.contains(&self.replica.get()) {
+            let heir = self.best_follower_of(|voter| wanted.contains(&voter) && current.contains(&voter));
+            let Some(heir) = heir else {
+                // Only newcomers are to stay: they vote first, then one of them leads.
+                let both = wanted.into_iter().chain([self.replica.get()]).collect();
+                self.change(ChangeMembers::ReplaceAllVoters(both)).await?;
+                return Err("the new replica votes, the old one is still to go".to_owned());
+            };
+            self.transfer_leader(heir).await?;
+            return Err(format!("the leadership moves to replica {heir} first"));
+        }
+        self.change(ChangeMembers::ReplaceAllVoters(wanted)).await
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, Member>) -> Result<(), String> {
+        let changing = self.raft.change_membership(change, false).await;
+        changing.map(|_| ()).map_err(|error| format!("change membership: {error}"))
     }
 
     fn not_caught_up(&self, wanted: &BTreeSet<u64>, current: &BTreeSet<u64>) -> Option<String> {
@@ -328,8 +352,8 @@ impl Group {
             let matching = replication.get(replica).and_then(|matching| matching.as_ref()).map(|id| id.index);
             match matching {
                 Some(index) if index + CAUGHT_UP_LAG_MAX >= last => None,
-                Some(index) => Some(format!("replica r{replica} is at {index} of {last}")),
-                None => Some(format!("replica r{replica} has nothing yet")),
+                Some(index) => Some(format!("{CATCHING_UP}replica r{replica} is at entry {index} of {last}")),
+                None => Some(format!("{CATCHING_UP}replica r{replica} is being sent its data")),
             }
         })
     }
@@ -344,12 +368,16 @@ impl Group {
 
     /// The voter that has most of the log, other than this replica: the best next leader.
     pub fn best_follower(&self) -> Option<ReplicaId> {
+        self.best_follower_of(|_| true)
+    }
+
+    fn best_follower_of(&self, may_lead: impl Fn(u64) -> bool) -> Option<ReplicaId> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let replication = metrics.replication.as_ref()?;
         let voters = metrics.membership_config.membership().voter_ids();
         voters
-            .filter(|&voter| voter != self.replica.get())
+            .filter(|&voter| voter != self.replica.get() && may_lead(voter))
             .filter_map(|voter| replication.get(&voter).and_then(Option::as_ref).map(|id| (id.index, voter)))
             .max()
             .map(|(_, voter)| ReplicaId(voter))

@@ -17,6 +17,7 @@ use super::peers::Peers;
 use super::snapshot::{SnapshotReceiver, SnapshotSender};
 use super::state_machine::{Machine, ReplicaState, StateMachine};
 use crate::config::Config;
+use crate::identity::DataDirError;
 use crate::store::{Engine, StoreError};
 use crate::wal::{GroupLog, Wal, WalError};
 
@@ -42,6 +43,19 @@ pub enum OpenError {
     Raft { replica: ReplicaId, detail: String },
     #[error("the log's note of {replica} is not of this build")]
     Note { replica: ReplicaId },
+    #[error("note that {replica} is here: {source}")]
+    Registry { replica: ReplicaId, source: DataDirError },
+}
+
+impl OpenError {
+    /// Whether bytes of the replica are not what was written, which no second try makes better (I10).
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Log { source: WalError::Damaged(_), .. }
+                | Self::Store { source: StoreError::Damaged { .. }, .. }
+        )
+    }
 }
 
 /// The running replicas.

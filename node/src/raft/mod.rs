@@ -8,6 +8,7 @@ pub mod group;
 pub mod groups;
 pub mod log_storage;
 pub mod network;
+mod pace;
 pub mod peers;
 pub mod snapshot;
 pub mod state_machine;
@@ -15,8 +16,8 @@ pub mod state_machine;
 mod tests;
 pub mod types;
 
-pub use group::{Group, GroupView, ProposeError, ReadError};
-pub use groups::Groups;
+pub use group::{CATCHING_UP, Group, GroupView, ProposeError, ReadError};
+pub use groups::{Groups, OpenError};
 pub use peers::{AddressBook, Peers};
 pub use state_machine::{Machine, ReplicaState};
 pub use types::{Reply, proposal};

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::group::Group;
+use super::pace::Pace;
 use super::peers::{PeerError, Peers};
 use super::state_machine::{ReplicaState, SnapshotData};
 use super::types::{
@@ -74,7 +75,7 @@ impl SendError {
 /// Sends snapshots, a few at a time, within the node's rate.
 pub struct SnapshotSender {
     permits: Semaphore,
-    bytes_per_second: u64,
+    pace: Pace,
 }
 
 struct Transfer {
@@ -87,7 +88,7 @@ struct Transfer {
 
 impl SnapshotSender {
     pub fn new(bytes_per_second: u64) -> Arc<Self> {
-        Arc::new(Self { permits: Semaphore::new(SENDS_MAX), bytes_per_second })
+        Arc::new(Self { permits: Semaphore::new(SENDS_MAX), pace: Pace::new(bytes_per_second) })
     }
 
     /// Sends a point in time of `state`; done when it is installed there.
@@ -158,7 +159,6 @@ impl SnapshotSender {
             .into_inner();
         let first = next_ack(&mut acks).await?;
         let mut sequence = transfer.resume(first.next)?;
-        let started = Instant::now();
         let mut bytes = 0_u64;
         let mut ended = false;
         loop {
@@ -192,9 +192,7 @@ impl SnapshotSender {
                     }
                 };
                 sequence += 1;
-                // The pace: bytes so far over the rate is when the next chunk may leave.
-                let due = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second as f64);
-                tokio::time::sleep_until(started + due).await;
+                self.pace.wait(chunk.data.len()).await;
                 sender.send(chunk).await.map_err(|_| SendError::Closed)?;
                 continue;
             }
@@ -353,6 +351,7 @@ impl SnapshotReceiver {
                 let _ = acks.send(Ok(done)).await;
                 return Ok(());
             }
+            let arrived = chunk.data.len() as u64;
             let space = Arc::clone(&partial.space);
             let staging = move || match decode_pairs(chunk.data) {
                 Some(batch) => space.apply(batch).map_err(|error| error.to_string()),
@@ -365,6 +364,7 @@ impl SnapshotReceiver {
                 return Err(format!("stage chunk {}: {error}", chunk.sequence));
             }
             partial.next += 1;
+            group.state.staged_bytes.fetch_add(arrived, Ordering::Relaxed);
             let ack = wire::SnapshotAck { next: partial.next, ..Default::default() };
             alive = acks.send(Ok(ack)).await.is_ok();
         }
@@ -402,6 +402,7 @@ impl SnapshotReceiver {
             }
             give_up(group, old);
         }
+        group.state.staged_bytes.store(0, Ordering::Relaxed);
         let state = Arc::clone(&group.state);
         let staged = tokio::task::spawn_blocking(move || state.stage()).await;
         let (generation, space) =

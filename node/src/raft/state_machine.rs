@@ -86,6 +86,8 @@ pub struct ReplicaState {
     next_hold: AtomicU64,
     /// Generation that the next incoming snapshot is staged in.
     next_generation: AtomicU64,
+    /// Bytes of a snapshot that have arrived and are not installed yet.
+    pub staged_bytes: AtomicU64,
 }
 
 /// A replica's space and which generation it is.
@@ -134,6 +136,7 @@ impl ReplicaState {
             held: Mutex::default(),
             next_hold: AtomicU64::new(0),
             next_generation: AtomicU64::new(generation + 1),
+            staged_bytes: AtomicU64::new(0),
         }))
     }
 

@@ -15,6 +15,7 @@ use wire::catalog_command::Change;
 use crate::identity::Identity;
 use crate::meta_leader::{self, Asked, MetaError, Target};
 use crate::node::Node;
+use crate::placement::operate::operate;
 use crate::placement::status;
 
 /// How long a control call looks for the meta leader.
@@ -176,6 +177,36 @@ impl wire::cluster_server::Cluster for ClusterService {
     ) -> Result<Response<wire::ReconfigureReply>, Status> {
         Ok(Response::new(reconfigure(&self.0, request.into_inner()).await))
     }
+
+    async fn operate(
+        &self,
+        request: Request<wire::OperateRequest>,
+    ) -> Result<Response<wire::OperateReply>, Status> {
+        let (node, request) = (&self.0, request.into_inner());
+        let Some(call) = request.call else {
+            return Err(Status::invalid_argument("the call is not known to this build"));
+        };
+        if request.forwarded {
+            return Ok(Response::new(operate(node, call).await));
+        }
+        let reply = meta_leader::ask(node, Instant::now() + PATIENCE, |target| async move {
+            let reply = match target {
+                Target::Local => operate(node, call).await,
+                Target::Remote(mut client) => {
+                    let request = wire::OperateRequest { forwarded: true, call: Some(call) };
+                    client.operate(request).await.ok()?.into_inner()
+                }
+            };
+            Some(if reply.not_leader {
+                Asked::Elsewhere((reply.leader_node != 0).then_some(NodeId(reply.leader_node)))
+            } else {
+                Asked::Done(reply)
+            })
+        })
+        .await
+        .map_err(|error| meta_status(&error))?;
+        Ok(Response::new(reply))
+    }
 }
 
 /// A watcher of the map and what it was sent.
@@ -291,7 +322,8 @@ async fn init(node: &Arc<Node>, request: &wire::InitRequest) -> Result<String, S
         return Err(exists(&kept.cluster_id));
     }
     if node.meta().is_none() {
-        node.open(GroupId::META, FIRST_META_REPLICA, Some(NodeId(1)), 0).await.map_err(Status::internal)?;
+        let opened = node.open(GroupId::META, FIRST_META_REPLICA, Some(NodeId(1)), 0).await;
+        opened.map_err(|error| Status::internal(error.to_string()))?;
     }
     let advertised = node.advertised.get().ok_or_else(|| Status::unavailable("the node is starting"))?;
     let command = wire::CatalogCommand {
@@ -320,12 +352,13 @@ async fn init(node: &Arc<Node>, request: &wire::InitRequest) -> Result<String, S
 pub fn take_report(node: &Node, report: wire::NodeReport) -> wire::ReportReply {
     let map_epoch = node.map.get().epoch();
     let meta = node.meta();
-    if meta.as_ref().is_some_and(|meta| meta.is_leader()) {
+    if let Some(view) = meta.as_ref().map(|meta| meta.view()).filter(|view| view.is_leader) {
         node.observed.lock().report(report);
-        return wire::ReportReply { map_epoch, leader_node: node.node_id().get(), accepted: true };
+        let leader_node = node.node_id().get();
+        return wire::ReportReply { map_epoch, leader_node, accepted: true, term: view.term };
     }
     let leader = meta.and_then(|meta| meta.leader_node());
-    wire::ReportReply { map_epoch, leader_node: leader.map_or(0, NodeId::get), accepted: false }
+    wire::ReportReply { map_epoch, leader_node: leader.map_or(0, NodeId::get), accepted: false, term: 0 }
 }
 
 fn status_local(node: &Node) -> Result<wire::StatusReply, Status> {
@@ -339,7 +372,7 @@ fn status_local(node: &Node) -> Result<wire::StatusReply, Status> {
     };
     let mut observed = node.observed.lock();
     observed.tick();
-    let document: http_api::ClusterStatus = status::document(node.map.get().wire(), &observed);
+    let document: http_api::ClusterStatus = status::document(&node.catalog.catalog(), &observed);
     drop(observed);
     drop(meta);
     let json = serde_json::to_string(&document).map_err(|error| Status::internal(error.to_string()))?;
@@ -358,6 +391,18 @@ pub async fn reconfigure(node: &Node, request: wire::ReconfigureRequest) -> wire
     };
     if !group.is_leader() {
         return waits("this replica does not lead".to_owned(), group.leader_node());
+    }
+    // A meta leader that was paused must not bring back what the next one has undone (I6).
+    if node.meta_term.fetch_max(request.term, Ordering::SeqCst) > request.term {
+        return waits("the meta group has another leader".to_owned(), Some(node.node_id()));
+    }
+    let map = node.map.get();
+    let info = match group.group.shard() {
+        Some(shard) => map.shard(shard),
+        None => map.meta(),
+    };
+    if info.is_none_or(|info| info.epoch != request.epoch) {
+        return waits("the node's map is at another epoch".to_owned(), Some(node.node_id()));
     }
     if !request.voters.is_empty() {
         let voters: BTreeMap<_, _> =

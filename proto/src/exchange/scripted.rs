@@ -200,6 +200,12 @@ impl wire::cluster_server::Cluster for Node {
     ) -> Result<Response<wire::ProposeReply>, Status> {
         Err(Status::unimplemented("scripted"))
     }
+    async fn operate(
+        &self,
+        _: Request<wire::OperateRequest>,
+    ) -> Result<Response<wire::OperateReply>, Status> {
+        Err(Status::unimplemented("scripted"))
+    }
     async fn reconfigure(
         &self,
         _: Request<wire::ReconfigureRequest>,

@@ -99,7 +99,7 @@ async fn delete(call: &Call<'_>, name: &str) -> Result<Response, Refusal> {
 }
 
 /// Waits until this router's map includes the change, so that the caller's next request here sees it.
-async fn reached(call: &Call<'_>, epoch: u64) -> Result<(), Refusal> {
+pub(super) async fn reached(call: &Call<'_>, epoch: u64) -> Result<(), Refusal> {
     if call.app.forwarder.watch().reached(epoch, call.deadline).await {
         return Ok(());
     }

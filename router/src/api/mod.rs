@@ -6,6 +6,7 @@ pub mod batch_write;
 pub mod call;
 pub mod document;
 pub mod list;
+pub mod operations;
 pub mod page_token;
 pub mod settle;
 pub mod transact;

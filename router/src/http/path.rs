@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use borough_proto::error::ProblemType;
 use borough_proto::limits::{ID_BYTES_MAX, SORT_BYTES_MAX};
+use borough_proto::wire::Control;
 
 use super::refusal::Refusal;
 
@@ -45,9 +46,35 @@ pub enum Target<'a> {
     AdminCollection {
         name: Cow<'a, str>,
     },
+    /// `/admin/v1/rebalances`
+    Rebalances,
+    /// `/admin/v1/operations`
+    Operations,
+    /// `/admin/v1/operations/{id}`
+    Operation {
+        id: u64,
+    },
+    /// `/admin/v1/operations/{id}:pause`, `:resume`, `:cancel`
+    OperationControl {
+        id: u64,
+        control: Control,
+    },
+    /// `/admin/v1/nodes/{id}:drain`, `:undrain`, `:remove`
+    NodeChange {
+        id: u64,
+        change: NodeChange,
+    },
     Livez,
     Readyz,
     Metrics,
+}
+
+/// What can be done with a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeChange {
+    Drain,
+    Undrain,
+    Remove,
 }
 
 impl<'a> Target<'a> {
@@ -62,7 +89,15 @@ impl<'a> Target<'a> {
             "/metrics" => return Ok(Self::Metrics),
             "/admin/v1/cluster" => return Ok(Self::Cluster),
             "/admin/v1/collections" => return Ok(Self::AdminCollections),
+            "/admin/v1/rebalances" => return Ok(Self::Rebalances),
+            "/admin/v1/operations" => return Ok(Self::Operations),
             _ => {}
+        }
+        if let Some(rest) = path.strip_prefix("/admin/v1/operations/").filter(|rest| !rest.contains('/')) {
+            return Self::operation(path, rest);
+        }
+        if let Some(rest) = path.strip_prefix("/admin/v1/nodes/").filter(|rest| !rest.contains('/')) {
+            return Self::node(path, rest);
         }
         if let Some(name) = path.strip_prefix("/admin/v1/collections/").filter(|name| !name.contains('/')) {
             return Ok(Self::AdminCollection { name: decode(name, "collection")? });
@@ -92,6 +127,36 @@ impl<'a> Target<'a> {
         }
     }
 
+    fn operation(path: &str, segment: &str) -> Result<Self, Refusal> {
+        let Some((id, verb)) = segment.split_once(':') else {
+            return Ok(Self::Operation { id: number(segment, "operation")? });
+        };
+        let control = match verb {
+            "pause" => Control::Pause,
+            "resume" => Control::Resume,
+            "cancel" => Control::Cancel,
+            _ => {
+                let known = "an operation has the methods pause, resume and cancel";
+                return Err(no_such_path(path).detail(known));
+            }
+        };
+        Ok(Self::OperationControl { id: number(id, "operation")?, control })
+    }
+
+    fn node(path: &str, segment: &str) -> Result<Self, Refusal> {
+        let (id, change) = match segment.split_once(':') {
+            Some((id, "drain")) => (id, NodeChange::Drain),
+            Some((id, "undrain")) => (id, NodeChange::Undrain),
+            Some((id, "remove")) => (id, NodeChange::Remove),
+            Some(_) | None => {
+                let known =
+                    "a node has the methods drain, undrain and remove; /admin/v1/cluster tells its state";
+                return Err(no_such_path(path).detail(known));
+            }
+        };
+        Ok(Self::NodeChange { id: number(id, "node")?, change })
+    }
+
     fn collection(path: &str, segment: &'a str) -> Result<Self, Refusal> {
         match segment.split_once(':') {
             None if segment.is_empty() => Err(no_such_path(path)),
@@ -103,6 +168,15 @@ impl<'a> Target<'a> {
             ))),
         }
     }
+}
+
+/// The id of a node or an operation.
+fn number(text: &str, field: &'static str) -> Result<u64, Refusal> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let id = text.parse().ok().filter(|&id: &u64| digits && id > 0);
+    id.ok_or_else(|| {
+        Refusal::new(ProblemType::BadId, format!("{field:?} is a number from 1, not {text:?}")).field(field)
+    })
 }
 
 fn no_such_path(path: &str) -> Refusal {

@@ -18,6 +18,7 @@ pub enum Param {
     Start,
     End,
     Reverse,
+    ValidateOnly,
 }
 
 impl Param {
@@ -31,6 +32,7 @@ impl Param {
             Self::Start => "start",
             Self::End => "end",
             Self::Reverse => "reverse",
+            Self::ValidateOnly => "validateOnly",
         }
     }
 }
@@ -50,6 +52,8 @@ pub struct Query {
     pub start: Option<String>,
     pub end: Option<String>,
     pub reverse: bool,
+    /// Say what would be done, and do nothing.
+    pub validate_only: bool,
 }
 
 impl Default for Query {
@@ -63,6 +67,7 @@ impl Default for Query {
             start: None,
             end: None,
             reverse: false,
+            validate_only: false,
         }
     }
 }
@@ -115,6 +120,7 @@ impl Query {
             Param::End => self.end = Some(bound("end", value)?),
             Param::Keys => self.keys = boolean("keys", &value)?,
             Param::Reverse => self.reverse = boolean("reverse", &value)?,
+            Param::ValidateOnly => self.validate_only = boolean("validateOnly", &value)?,
         }
         Ok(())
     }
@@ -183,6 +189,7 @@ mod tests {
             start: Some("a b".to_owned()),
             end: Some("c d".to_owned()),
             reverse: true,
+            validate_only: false,
         };
         assert_eq!(query, expected);
         assert_eq!(Query::parse(None, &[]).unwrap(), Query::default());

@@ -44,6 +44,22 @@ pub struct OfName {
 }
 
 #[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct OfNumber {
+    /// The number of the operation or the node.
+    #[param(minimum = 1)]
+    id: u64,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ValidateOnly {
+    /// Answer what would be done, and do nothing.
+    #[param(rename = "validateOnly", required = false)]
+    validate_only: bool,
+}
+
+#[derive(IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Ttl {
     /// Time to live; the collection's own when absent.

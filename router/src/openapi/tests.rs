@@ -1,10 +1,11 @@
 //! The description against itself and the bounds of the contract.
 
 use borough_proto::limits;
+use borough_proto::wire::Control;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::http::path::Target;
+use crate::http::path::{NodeChange, Target};
 
 fn document() -> Value {
     serde_json::to_value(Description::openapi()).unwrap()
@@ -22,6 +23,19 @@ fn template(target: &Target<'_>) -> &'static str {
         Target::Cluster => "/admin/v1/cluster",
         Target::AdminCollections => "/admin/v1/collections",
         Target::AdminCollection { .. } => "/admin/v1/collections/{name}",
+        Target::Rebalances => "/admin/v1/rebalances",
+        Target::Operations => "/admin/v1/operations",
+        Target::Operation { .. } => "/admin/v1/operations/{id}",
+        Target::OperationControl { control, .. } => match control {
+            Control::Pause => "/admin/v1/operations/{id}:pause",
+            Control::Resume => "/admin/v1/operations/{id}:resume",
+            Control::Cancel | Control::Unspecified => "/admin/v1/operations/{id}:cancel",
+        },
+        Target::NodeChange { change, .. } => match change {
+            NodeChange::Drain => "/admin/v1/nodes/{id}:drain",
+            NodeChange::Undrain => "/admin/v1/nodes/{id}:undrain",
+            NodeChange::Remove => "/admin/v1/nodes/{id}:remove",
+        },
         Target::Livez => "/livez",
         Target::Readyz => "/readyz",
         Target::Metrics => "/metrics",
@@ -43,6 +57,15 @@ fn every_path_of_the_router_is_described_and_none_else() {
         "/admin/v1/cluster",
         "/admin/v1/collections",
         "/admin/v1/collections/users",
+        "/admin/v1/rebalances",
+        "/admin/v1/operations",
+        "/admin/v1/operations/7",
+        "/admin/v1/operations/7:pause",
+        "/admin/v1/operations/7:resume",
+        "/admin/v1/operations/7:cancel",
+        "/admin/v1/nodes/7:drain",
+        "/admin/v1/nodes/7:undrain",
+        "/admin/v1/nodes/7:remove",
         "/livez",
         "/readyz",
         "/metrics",
@@ -53,7 +76,7 @@ fn every_path_of_the_router_is_described_and_none_else() {
     for path in described.keys().filter(|path| !["/openapi.json", "/docs"].contains(&path.as_str())) {
         let example = path
             .replace("{collection}", "users")
-            .replace("{id}", "a")
+            .replace("{id}", if path.starts_with("/admin") { "7" } else { "a" })
             .replace("{sort}", "s")
             .replace("{name}", "users");
         assert_eq!(template(&Target::parse(&example).unwrap()), path);

@@ -343,6 +343,29 @@ impl wire::cluster_server::Cluster for FakeNode {
     ) -> Result<Response<wire::ProposeReply>, Status> {
         Err(Status::unimplemented("fake"))
     }
+    async fn operate(
+        &self,
+        request: Request<wire::OperateRequest>,
+    ) -> Result<Response<wire::OperateReply>, Status> {
+        use wire::operate_reply::Result as Kind;
+        use wire::operate_request::Call;
+        let reply = |result: Kind, json: &str, refused: &str, operation| wire::OperateReply {
+            result: result.into(),
+            json: json.to_owned(),
+            refused: refused.to_owned(),
+            operation,
+            ..Default::default()
+        };
+        Ok(Response::new(match request.into_inner().call.unwrap() {
+            Call::Rebalance(wire::Rebalance { validate_only: true }) => {
+                reply(Kind::Ok, "{\"plan\":true}", "", 0)
+            }
+            Call::Undrain(_) => reply(Kind::Ok, "", "", 0),
+            Call::Drain(1) => reply(Kind::Refused, "", "too few nodes", 0),
+            Call::Get(8) => reply(Kind::NotFound, "", "there is no operation 8", 0),
+            _ => reply(Kind::Ok, "{\"id\":\"7\"}", "", 7),
+        }))
+    }
     async fn reconfigure(
         &self,
         _: Request<wire::ReconfigureRequest>,

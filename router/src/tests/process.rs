@@ -38,7 +38,29 @@ async fn the_control_plane_lists_collections_and_passes_the_status_on() {
     for body in ["{\"sortkey\":true}", "[]", "[true,null,false]", "null", "\"x\""] {
         assert_eq!(world.put("/admin/v1/collections/x", body).await.status, 400, "{body}");
     }
-    assert_eq!(world.get("/admin/v1/rebalances").await.status, 404);
+    assert_eq!(world.get("/admin/v1/nodes").await.status, 404);
+}
+
+#[tokio::test]
+async fn operations_are_the_meta_leaders_answer() {
+    let world = World::new().await;
+    let post = async |path: &str| world.send("POST", path, &[], "").await;
+    let plan = post("/admin/v1/rebalances?validateOnly=true").await;
+    assert_eq!((plan.status, &plan.body[..]), (200, &b"{\"plan\":true}"[..]));
+    for path in ["rebalances", "nodes/4:drain", "nodes/4:remove"] {
+        let started = post(&format!("/admin/v1/{path}")).await;
+        assert_eq!((started.status, started.header("location")), (202, "/admin/v1/operations/7"), "{path}");
+        assert_eq!(started.json()["id"], "7", "{path}");
+    }
+    // Nothing to wait for.
+    let undrained = post("/admin/v1/nodes/4:undrain").await;
+    assert_eq!((undrained.status, undrained.body.len()), (204, 0));
+    assert_eq!(world.get("/admin/v1/operations/7").await.json()["id"], "7");
+    assert_eq!(post("/admin/v1/operations/7:pause").await.json()["id"], "7");
+    let unknown = world.get("/admin/v1/operations/8").await;
+    assert_eq!((unknown.status, unknown.json()["outcome"].as_str()), (404, Some("not-applied")));
+    let refused = post("/admin/v1/nodes/1:drain").await;
+    assert_eq!((refused.status, refused.json()["detail"].as_str()), (409, Some("too few nodes")));
 }
 
 #[tokio::test]

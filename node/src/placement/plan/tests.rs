@@ -4,9 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::placement::catalog;
+use wire::catalog_command::Change;
 
 fn observed(nodes: &[u64], leaders: &[(u32, u64)]) -> Observed {
-    let mut observed = Observed::new(Duration::from_secs(3), Duration::from_secs(60));
+    let mut observed = Observed::new(Duration::from_secs(60), Duration::from_secs(120));
     for &node in nodes {
         let replicas = leaders
             .iter()
@@ -36,68 +37,155 @@ fn cluster(nodes: u64, shards: u32) -> wire::Catalog {
     catalog
 }
 
-/// Carries the steps out as the driver does, until nothing is left.
-fn run(catalog: &mut wire::Catalog, observed: &Observed) -> usize {
-    for round in 0..10_000 {
-        let steps = plan(catalog.map.as_ref().unwrap(), observed);
-        if steps.is_empty() {
-            return round;
-        }
-        for step in steps {
-            let change = match step {
-                Step::AddReplica { group, epoch, node } => {
-                    wire::catalog_command::Change::AddReplica(wire::AddReplica {
-                        group: group.get(),
-                        epoch,
-                        node: node.get(),
-                    })
-                }
-                Step::Promote { group, epoch, learner, .. } => {
-                    wire::catalog_command::Change::PromoteReplica(wire::PromoteReplica {
-                        group: group.get(),
-                        epoch,
-                        replica: learner.get(),
-                    })
-                }
-                Step::Transfer { .. } => return round,
+const ALL: Allowed = Allowed { plan: true, rebalance: true, leaders: true, moves_max: 4 };
+
+fn commit(catalog: &mut wire::Catalog, change: Change) -> wire::CatalogReply {
+    catalog::apply(catalog, wire::CatalogCommand { change: Some(change) })
+}
+
+/// What the driver records once the step is made; `None` when there is nothing to record.
+fn recorded(step: Step) -> Option<Change> {
+    Some(match step {
+        Step::Start(start) => Change::StartOperation(start),
+        Step::End { operation } => Change::EndOperation(wire::EndOperation { operation, stamp_ms: 1 }),
+        Step::Move { operation, position, epoch, act, .. } => match act {
+            Act::Begin => Change::BeginMove(wire::BeginMove { operation, r#move: position, epoch }),
+            Act::Switch { .. } => Change::FinishMove(wire::FinishMove { operation, r#move: position, epoch }),
+            Act::TakeBack => {
+                Change::UndoMove(wire::UndoMove { operation, r#move: position, undone: false, epoch: 0 })
+            }
+            Act::Undo { .. } => {
+                Change::UndoMove(wire::UndoMove { operation, r#move: position, undone: true, epoch })
+            }
+            Act::Wait(_) => return None,
+        },
+        Step::Transfer { .. } => return None,
+    })
+}
+
+/// Every node of `nodes` up, those of the rest down, all groups led by their first replica that is up.
+fn seen(catalog: &wire::Catalog, nodes: &[u64]) -> Observed {
+    let map = catalog.map.as_ref().unwrap();
+    let leaders: Vec<(u32, u64)> = map
+        .shards
+        .iter()
+        .filter_map(|info| {
+            let leads = |replica: &&wire::ReplicaInfo| {
+                nodes.contains(&replica.node) && replica.role() != ReplicaRole::Learner
             };
-            assert!(catalog::apply(catalog, wire::CatalogCommand { change: Some(change) }).changed);
+            Some((info.id, info.replicas.iter().find(leads)?.node))
+        })
+        .collect();
+    let mut observed = observed(nodes, &leaders);
+    for info in &map.nodes {
+        if !nodes.contains(&info.id) {
+            observed.lose(NodeId(info.id));
         }
     }
-    panic!("the plan does not come to rest");
+    observed
+}
+
+/// Carries the steps out as the driver does, until nothing is left but leaders and waiting; how many rounds that took.
+fn run(catalog: &mut wire::Catalog, nodes: &[u64]) -> usize {
+    for round in 0..10_000 {
+        let steps = next(catalog, &seen(catalog, nodes), ALL);
+        let changes: Vec<_> = steps.into_iter().filter_map(recorded).collect();
+        if changes.is_empty() {
+            return round;
+        }
+        for change in changes {
+            let before = catalog.clone();
+            commit(catalog, change);
+            sound(&before, catalog);
+        }
+    }
+    panic!("the plan does not come to rest: {:?}", catalog.operations);
+}
+
+fn groups(catalog: &wire::Catalog) -> impl Iterator<Item = &wire::ShardInfo> {
+    let map = catalog.map.as_ref().unwrap();
+    map.shards.iter().chain(&map.meta)
+}
+
+/// No step takes a voter away without putting one in its place, but where there are more than the factor.
+fn sound(before: &wire::Catalog, after: &wire::Catalog) {
+    let votes = |info: &wire::ShardInfo| {
+        info.replicas.iter().filter(|replica| replica.role() != ReplicaRole::Learner).count()
+    };
+    let factor = before.map.as_ref().unwrap().replication_factor as usize;
+    for (old, new) in groups(before).zip(groups(after)) {
+        // The meta group shrinks with the cluster, one by one.
+        let least = if old.first == old.last { 1.max(votes(old) - 1) } else { votes(old).min(factor) };
+        assert!(votes(new) >= least, "{old:?} {new:?}");
+    }
+    // The meta group's move waits for no other.
+    let counted = |step: &&&wire::Move| step.step() != MoveStep::Pending && step.group != GroupId::META.get();
+    let copying = unfinished(after).values().filter(counted).count();
+    assert!(copying <= ALL.moves_max, "{copying} at once");
+}
+
+fn counts(catalog: &wire::Catalog) -> BTreeMap<u64, usize> {
+    let map = catalog.map.as_ref().unwrap();
+    let mut counts: BTreeMap<u64, usize> =
+        map.nodes.iter().filter(|node| node.state() == NodeState::Member).map(|node| (node.id, 0)).collect();
+    for replica in map.shards.iter().flat_map(|info| &info.replicas) {
+        *counts.entry(replica.node).or_default() += 1;
+    }
+    counts
+}
+
+fn all_voters(catalog: &wire::Catalog) -> bool {
+    groups(catalog).flat_map(|info| &info.replicas).all(|replica| replica.role() == ReplicaRole::Voter)
+}
+
+fn drain(catalog: &mut wire::Catalog, node: u64, remove: bool) -> u64 {
+    let start =
+        wire::StartOperation { kind: OperationKind::Drain.into(), node, remove, ..Default::default() };
+    commit(catalog, Change::StartOperation(start)).operation
+}
+
+fn state_of(catalog: &wire::Catalog, id: u64) -> OperationState {
+    catalog.operations.iter().find(|operation| operation.id == id).unwrap().state()
+}
+
+/// One round of steps, all of them recorded.
+fn tick(catalog: &mut wire::Catalog, nodes: &[u64]) -> Vec<Step> {
+    let steps = next(catalog, &seen(catalog, nodes), ALL);
+    for change in steps.clone().into_iter().filter_map(recorded) {
+        commit(catalog, change);
+    }
+    steps
 }
 
 proptest! {
     #[test]
     fn replication_grows_to_its_target_one_replica_a_node(nodes in 1_u64..8, shards in 1_u32..40) {
         let mut catalog = cluster(nodes, shards);
-        run(&mut catalog, &observed(&(1..=nodes).collect::<Vec<_>>(), &[]));
-        let map = catalog.map.unwrap();
-        for info in &map.shards {
+        run(&mut catalog, &(1..=nodes).collect::<Vec<_>>());
+        for info in &catalog.map.as_ref().unwrap().shards {
             prop_assert_eq!(info.replicas.len() as u64, nodes.min(3));
-            let mut on: Vec<_> = info.replicas.iter().map(|replica| replica.node).collect();
-            on.sort_unstable();
-            on.dedup();
-            prop_assert_eq!(on.len(), info.replicas.len());
-            prop_assert!(info.replicas.iter().all(|replica| replica.role() == wire::ReplicaRole::Voter));
         }
-        let meta = map.meta.unwrap().replicas.len() as u64;
+        prop_assert!(all_voters(&catalog));
+        let counts = counts(&catalog);
+        prop_assert!(counts.values().max().unwrap() - counts.values().min().unwrap() <= 1, "{:?}", counts);
+        let meta = catalog.map.unwrap().meta.unwrap().replicas.len() as u64;
         prop_assert_eq!(meta, match nodes { 1..=3 => nodes, 4 => 3, _ => 5 });
+        prop_assert!(catalog.operations.iter().all(|operation| operation.state() == OperationState::Done));
     }
 
     #[test]
     fn leaders_come_within_one_of_even(nodes in 1_u64..4, owners in proptest::collection::vec(0_u64..3, 1..40)) {
         let mut catalog = cluster(nodes, owners.len() as u32);
         let all: Vec<_> = (1..=nodes).collect();
-        run(&mut catalog, &observed(&all, &[]));
+        run(&mut catalog, &all);
         let mut leaders: Vec<(u32, u64)> = owners.iter().zip(0..).map(|(owner, shard)| (shard, owner % nodes + 1)).collect();
-        let map = catalog.map.unwrap();
+        let map = catalog.map.clone().unwrap();
         let mut moves = 0;
         loop {
-            let steps = plan(&map, &observed(&all, &leaders));
+            let steps = next(&catalog, &observed(&all, &leaders), ALL);
             if steps.is_empty() { break; }
             for step in steps {
-                let Step::Transfer { group, to } = step else { panic!("{step:?}") };
+                let Step::Transfer { group, to, .. } = step else { panic!("{step:?}") };
                 let shard = group.shard().unwrap().get();
                 let node = map.shards[shard as usize].replicas.iter().find(|replica| replica.id == to.get()).unwrap().node;
                 leaders[shard as usize].1 = node;
@@ -109,6 +197,72 @@ proptest! {
         let (least, most) = (all.iter().map(|&node| count(node)).min().unwrap(), all.iter().map(|&node| count(node)).max().unwrap());
         prop_assert!(most - least <= 1, "{least}..{most}");
     }
+
+    /// Nodes come, drain, die and come back, operations are paused and cancelled, records get lost: once that is over, the
+    /// cluster comes to rest with all replicas where they should be and nothing half done.
+    #[test]
+    fn whatever_happens_it_comes_to_rest(
+        first in 1_u64..5,
+        events in proptest::collection::vec((0_u8..8, 1_u64..8, any::<u64>()), 0..40),
+    ) {
+        let mut catalog = cluster(first, 12);
+        let mut down: BTreeSet<u64> = BTreeSet::new();
+        let known = |catalog: &wire::Catalog| catalog.map.as_ref().unwrap().nodes.iter().map(|node| node.id).collect::<Vec<_>>();
+        for (event, pick, lost) in events {
+            let last = known(&catalog).len() as u64;
+            let node = pick % last + 1;
+            let open: Vec<u64> = catalog.operations.iter().filter(|it| is_open(it)).map(|it| it.id).collect();
+            let operation = open.get(pick as usize % open.len().max(1)).copied().unwrap_or(0);
+            let up = |down: &BTreeSet<u64>, catalog: &wire::Catalog| known(catalog).into_iter().filter(|node| !down.contains(node)).collect::<Vec<_>>();
+            match event {
+                0 if last < 8 => {
+                    let join = wire::JoinRequest { incarnation: format!("i{}", last + 1), ..Default::default() };
+                    commit(&mut catalog, Change::Join(join));
+                }
+                1 => {
+                    let observed = seen(&catalog, &up(&down, &catalog));
+                    if cannot_drain(&catalog, &observed, NodeId(node)).is_none() {
+                        drain(&mut catalog, node, false);
+                    }
+                }
+                2 => { commit(&mut catalog, Change::Undrain(wire::Undrain { node })); }
+                3 => { down.insert(node); }
+                4 => { down.remove(&node); }
+                5 | 6 => {
+                    let control = i32::try_from(lost % 3 + 1).unwrap();
+                    commit(&mut catalog, Change::ControlOperation(wire::ControlOperation { operation, control }));
+                }
+                _ => {}
+            }
+            let steps = next(&catalog, &seen(&catalog, &up(&down, &catalog)), ALL);
+            for (index, change) in steps.into_iter().filter_map(recorded).enumerate() {
+                // A third of what is decided is not recorded: the leader died, or the group was not ready.
+                if !(lost >> (index % 60)).is_multiple_of(3) {
+                    let before = catalog.clone();
+                    commit(&mut catalog, change);
+                    sound(&before, &catalog);
+                }
+            }
+        }
+        for operation in catalog.operations.clone() {
+            let control = wire::Control::Resume.into();
+            commit(&mut catalog, Change::ControlOperation(wire::ControlOperation { operation: operation.id, control }));
+        }
+        for node in known(&catalog) {
+            commit(&mut catalog, Change::Undrain(wire::Undrain { node }));
+        }
+        let asked = wire::StartOperation { kind: OperationKind::Rebalance.into(), asked: true, ..Default::default() };
+        commit(&mut catalog, Change::StartOperation(asked));
+        let nodes = known(&catalog);
+        run(&mut catalog, &nodes);
+        prop_assert!(all_voters(&catalog));
+        prop_assert!(catalog.operations.iter().all(|operation| !is_open(operation)), "{:?}", catalog.operations);
+        let counts = counts(&catalog);
+        prop_assert!(counts.values().max().unwrap() - counts.values().min().unwrap() <= 1, "{:?}", counts);
+        for info in &catalog.map.as_ref().unwrap().shards {
+            prop_assert_eq!(info.replicas.len(), nodes.len().min(3));
+        }
+    }
 }
 
 #[test]
@@ -117,7 +271,7 @@ fn a_zone_without_a_replica_goes_first() {
     for (node, zone) in catalog.map.as_mut().unwrap().nodes.iter_mut().zip(["a", "a", "b", "c"]) {
         node.zone = zone.to_owned();
     }
-    run(&mut catalog, &observed(&[1, 2, 3, 4], &[]));
+    run(&mut catalog, &[1, 2, 3, 4]);
     for info in &catalog.map.unwrap().shards {
         let nodes: Vec<_> = info.replicas.iter().map(|replica| replica.node).collect();
         assert!(nodes.contains(&3) && nodes.contains(&4), "{nodes:?}");
@@ -127,11 +281,157 @@ fn a_zone_without_a_replica_goes_first() {
 #[test]
 fn silent_and_leaving_nodes_get_nothing() {
     let catalog = cluster(3, 4);
-    let steps = plan(catalog.map.as_ref().unwrap(), &observed(&[1], &[]));
-    assert_eq!(steps, Vec::new());
+    assert_eq!(next(&catalog, &observed(&[1], &[]), ALL), Vec::new());
     let mut catalog = cluster(2, 4);
-    run(&mut catalog, &observed(&[1, 2], &[]));
+    run(&mut catalog, &[1, 2]);
     let mut leaving = observed(&[1, 2], &[(0, 1), (1, 1), (2, 1), (3, 1)]);
     leaving.report(wire::NodeReport { node: 2, leaving: true, ..Default::default() });
-    assert_eq!(plan(catalog.map.as_ref().unwrap(), &leaving), Vec::new());
+    assert_eq!(next(&catalog, &leaving, ALL), Vec::new());
+}
+
+#[test]
+fn a_joined_node_gets_its_share_and_nobody_else_moves() {
+    let mut catalog = cluster(3, 32);
+    run(&mut catalog, &[1, 2, 3]);
+    let before = catalog.operations.len();
+    commit(
+        &mut catalog,
+        Change::Join(wire::JoinRequest { incarnation: "i4".to_owned(), ..Default::default() }),
+    );
+    let alone = Allowed { rebalance: false, leaders: false, ..ALL };
+    let held = next(&catalog, &seen(&catalog, &[1, 2, 3, 4]), alone);
+    assert_eq!(held, Vec::new(), "not by itself");
+    run(&mut catalog, &[1, 2, 3, 4]);
+    assert_eq!(counts(&catalog), BTreeMap::from([(1, 24), (2, 24), (3, 24), (4, 24)]));
+    let [rebalance] = &catalog.operations[before..] else { panic!("{:?}", catalog.operations) };
+    assert_eq!((rebalance.kind(), rebalance.state()), (OperationKind::Rebalance, OperationState::Done));
+    assert_eq!(rebalance.moves.len(), 24, "as many as the newcomer's share");
+}
+
+#[test]
+fn a_drained_node_is_empty_in_the_end_and_removed_if_asked() {
+    let mut catalog = cluster(5, 16);
+    run(&mut catalog, &[1, 2, 3, 4, 5]);
+    let id = drain(&mut catalog, 1, true);
+    run(&mut catalog, &[1, 2, 3, 4, 5]);
+    assert_eq!(state_of(&catalog, id), OperationState::Done);
+    let map = catalog.map.as_ref().unwrap();
+    assert!(!holds_replicas(map, 1));
+    assert_eq!(map.nodes[0].state(), NodeState::Removed);
+    assert_eq!(map.meta.as_ref().unwrap().replicas.len(), 3, "the meta group shrinks with the cluster");
+}
+
+#[test]
+fn a_drain_that_cannot_end_is_refused() {
+    let mut catalog = cluster(3, 4);
+    run(&mut catalog, &[1, 2, 3]);
+    let why = cannot_drain(&catalog, &seen(&catalog, &[1, 2, 3]), NodeId(2)).unwrap();
+    assert!(why.contains('3'), "{why}");
+    let mut catalog = cluster(4, 4);
+    run(&mut catalog, &[1, 2, 3, 4]);
+    assert_eq!(cannot_drain(&catalog, &seen(&catalog, &[1, 2, 3, 4]), NodeId(2)), None);
+    assert!(cannot_drain(&catalog, &seen(&catalog, &[1, 2, 3]), NodeId(2)).is_some(), "the fourth is down");
+}
+
+#[test]
+fn a_node_that_is_down_is_replaced_and_one_that_comes_back_is_left_alone() {
+    let mut catalog = cluster(4, 16);
+    run(&mut catalog, &[1, 2, 3, 4]);
+    let whole = catalog.clone();
+    // Back before anything begins.
+    let steps = tick(&mut catalog, &[1, 2, 3]);
+    assert!(
+        matches!(&steps[..], [Step::Start(start), ..] if start.kind() == OperationKind::Repair),
+        "{steps:?}"
+    );
+    run(&mut catalog, &[1, 2, 3, 4]);
+    assert_eq!(catalog.map.as_ref().unwrap().shards, whole.map.as_ref().unwrap().shards);
+    // Gone for good.
+    run(&mut catalog, &[1, 2, 3]);
+    assert_eq!(counts(&catalog).get(&4), Some(&0));
+    assert!(catalog.map.as_ref().unwrap().shards.iter().all(|info| info.replicas.len() == 3));
+    assert!(
+        catalog.map.as_ref().unwrap().meta.as_ref().unwrap().replicas.iter().all(|replica| replica.node != 4)
+    );
+}
+
+#[test]
+fn a_replica_whose_data_is_gone_is_made_anew() {
+    let mut catalog = cluster(3, 4);
+    run(&mut catalog, &[1, 2, 3]);
+    let replica = |catalog: &wire::Catalog| {
+        let info = &catalog.map.as_ref().unwrap().shards[1];
+        info.replicas.iter().find(|replica| replica.node == 2).map(|replica| replica.id)
+    };
+    let lost = replica(&catalog).unwrap();
+    for _ in 0..20 {
+        let mut observed = seen(&catalog, &[1, 2, 3]);
+        observed.report(wire::NodeReport { node: 2, lost: vec![lost], ..Default::default() });
+        for change in next(&catalog, &observed, ALL).into_iter().filter_map(recorded) {
+            commit(&mut catalog, change);
+        }
+    }
+    assert!(replica(&catalog).is_some_and(|id| id != lost), "{:?}", catalog.map);
+    assert!(all_voters(&catalog) && catalog.operations.iter().all(|operation| !is_open(operation)));
+    assert!(catalog.map.as_ref().unwrap().shards.iter().all(|info| info.replicas.len() == 3));
+}
+
+#[test]
+fn a_target_that_dies_is_given_up_and_the_move_planned_anew() {
+    let mut catalog = cluster(5, 8);
+    run(&mut catalog, &[1, 2, 3, 4, 5]);
+    drain(&mut catalog, 1, false);
+    let all = [1, 2, 3, 4, 5];
+    tick(&mut catalog, &all);
+    tick(&mut catalog, &all);
+    let targets: Vec<u64> = unfinished(&catalog)
+        .values()
+        .filter(|step| step.step() == MoveStep::Copying)
+        .map(|step| step.to)
+        .collect();
+    let dead = *targets.iter().find(|&&to| to != 0).unwrap();
+    let left: Vec<u64> = all.into_iter().filter(|&node| node != dead).collect();
+    run(&mut catalog, &left);
+    assert!(
+        !holds_replicas(catalog.map.as_ref().unwrap(), 1)
+            && !holds_replicas(catalog.map.as_ref().unwrap(), dead)
+    );
+    assert!(all_voters(&catalog));
+}
+
+#[test]
+fn paused_it_finishes_what_has_begun_and_cancelled_it_takes_it_back() {
+    let mut catalog = cluster(3, 32);
+    run(&mut catalog, &[1, 2, 3]);
+    let before = catalog.map.clone().unwrap().shards;
+    commit(
+        &mut catalog,
+        Change::Join(wire::JoinRequest { incarnation: "i4".to_owned(), ..Default::default() }),
+    );
+    let all = [1, 2, 3, 4];
+    tick(&mut catalog, &all);
+    tick(&mut catalog, &all);
+    let operation = catalog.operations.last().unwrap().id;
+    let control = |catalog: &mut wire::Catalog, control: wire::Control| {
+        let control = wire::ControlOperation { operation, control: control.into() };
+        assert!(commit(catalog, Change::ControlOperation(control)).changed);
+    };
+    control(&mut catalog, wire::Control::Pause);
+    run(&mut catalog, &all);
+    assert_eq!(counts(&catalog).get(&4), Some(&2), "those that had begun");
+    control(&mut catalog, wire::Control::Resume);
+    tick(&mut catalog, &all);
+    control(&mut catalog, wire::Control::Cancel);
+    run(&mut catalog, &all);
+    assert_eq!(state_of(&catalog, operation), OperationState::Cancelled);
+    assert!(all_voters(&catalog));
+    let changed = catalog.map.as_ref().unwrap().shards.iter().zip(&before).filter(|(new, old)| {
+        let nodes = |info: &wire::ShardInfo| {
+            info.replicas.iter().map(|replica| replica.node).collect::<BTreeSet<_>>()
+        };
+        nodes(new) != nodes(old)
+    });
+    assert_eq!(changed.count(), 2, "only those done before it was cancelled");
+    let still = next(&catalog, &seen(&catalog, &all), Allowed { leaders: false, ..ALL });
+    assert_eq!(still, Vec::new(), "it does not start by itself again");
 }

@@ -1,0 +1,321 @@
+//! What people ask of placement: plans, operations, drains; answered by the meta leader.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use borough_proto::http_api::{
+    MoveStatus, OperationList, OperationStatus, PlannedNode, PlannedShare, RebalancePlan,
+};
+use borough_proto::wire::{self, MoveStep, OperationKind, OperationState};
+use borough_proto::{GroupId, NodeId};
+use serde::Serialize;
+use wire::catalog_command::Change;
+use wire::operate_reply::Result as Kind;
+use wire::operate_request::Call;
+
+use super::balance;
+use super::catalog;
+use super::catalog::operations::{holds_replicas, is_open, is_unfinished};
+use super::observe::Observed;
+use super::plan;
+use crate::clock::now_ms;
+use crate::meta_leader::propose_local;
+use crate::node::Node;
+use crate::raft::CATCHING_UP;
+
+fn refused(result: Kind, why: impl Into<String>) -> wire::OperateReply {
+    wire::OperateReply { result: result.into(), refused: why.into(), ..Default::default() }
+}
+
+fn answer(body: &impl Serialize) -> wire::OperateReply {
+    match serde_json::to_string(body) {
+        Ok(json) => wire::OperateReply { result: Kind::Ok.into(), json, ..Default::default() },
+        Err(error) => refused(Kind::Refused, error.to_string()),
+    }
+}
+
+/// Answers a call if this node leads the meta group.
+pub async fn operate(node: &Arc<Node>, call: Call) -> wire::OperateReply {
+    let meta = node.meta();
+    if !meta.as_ref().is_some_and(|meta| meta.is_leader()) {
+        let leader = meta.and_then(|meta| meta.leader_node());
+        return wire::OperateReply {
+            not_leader: true,
+            leader_node: leader.map_or(0, NodeId::get),
+            ..Default::default()
+        };
+    }
+    let catalog = node.catalog.catalog();
+    let Some(map) = &catalog.map else {
+        return refused(Kind::Refused, "the cluster is not initialised");
+    };
+    let known = |id: u64| map.nodes.iter().any(|info| info.id == id);
+    let change = match call {
+        Call::Get(0) => {
+            let observed = node.observed.lock();
+            let items =
+                catalog.operations.iter().rev().map(|operation| status(&catalog, operation, &observed, true));
+            return answer(&OperationList { items: items.collect() });
+        }
+        Call::Get(id) => return show(node, &catalog, id),
+        Call::Rebalance(wire::Rebalance { validate_only: true }) => {
+            return answer(&rebalance_plan(&catalog, map, &node.observed.lock()));
+        }
+        Call::Rebalance(wire::Rebalance { validate_only: false }) => {
+            let moves = plan::missing_moves(&catalog, &node.observed.lock());
+            // Repairs go on by themselves, and drains are asked for.
+            Change::StartOperation(wire::StartOperation {
+                kind: OperationKind::Rebalance.into(),
+                moves: moves.into_iter().filter(|step| step.from != 0 && step.to != 0).collect(),
+                stamp_ms: now_ms(),
+                asked: true,
+                ..Default::default()
+            })
+        }
+        Call::Drain(id) | Call::Remove(id) | Call::Undrain(id) if !known(id) => {
+            return refused(Kind::NotFound, format!("there is no node {id}"));
+        }
+        Call::Remove(id) if !holds_replicas(map, id) => Change::RemoveNode(wire::RemoveNode { node: id }),
+        Call::Drain(id) => match drain(&catalog, map, &node.observed.lock(), id, false) {
+            Ok(start) => start,
+            Err(why) => return refused(Kind::Refused, why),
+        },
+        Call::Remove(id) => match drain(&catalog, map, &node.observed.lock(), id, true) {
+            Ok(start) => start,
+            Err(why) => return refused(Kind::Refused, why),
+        },
+        Call::Undrain(id) => Change::Undrain(wire::Undrain { node: id }),
+        Call::Control(control) => {
+            if !catalog.operations.iter().any(|operation| operation.id == control.operation) {
+                return refused(Kind::NotFound, format!("there is no operation {}", control.operation));
+            }
+            Change::ControlOperation(control)
+        }
+    };
+    let proposed = propose_local(node, &wire::CatalogCommand { change: Some(change) }).await;
+    let Some(reply) = proposed.reply else {
+        return wire::OperateReply {
+            not_leader: true,
+            leader_node: proposed.leader_node,
+            ..Default::default()
+        };
+    };
+    if !reply.refused.is_empty() {
+        return refused(Kind::Refused, reply.refused);
+    }
+    let shown = match reply.operation {
+        0 => wire::OperateReply { result: Kind::Ok.into(), ..Default::default() },
+        operation => show(node, &node.catalog.catalog(), operation),
+    };
+    wire::OperateReply { epoch: reply.epoch, ..shown }
+}
+
+fn show(node: &Node, catalog: &wire::Catalog, id: u64) -> wire::OperateReply {
+    match catalog.operations.iter().find(|operation| operation.id == id) {
+        Some(operation) => {
+            let shown = answer(&status(catalog, operation, &node.observed.lock(), true));
+            wire::OperateReply { operation: id, ..shown }
+        }
+        None => refused(Kind::NotFound, format!("there is no operation {id}")),
+    }
+}
+
+fn drain(
+    catalog: &wire::Catalog,
+    map: &wire::ClusterMap,
+    observed: &Observed,
+    id: u64,
+    remove: bool,
+) -> Result<Change, String> {
+    let info = map.nodes.iter().find(|info| info.id == id);
+    if info.is_some_and(|info| info.state() == wire::NodeState::Removed) {
+        return Err(format!("node {id} was removed from the cluster"));
+    }
+    if info.is_some_and(|info| info.state() != wire::NodeState::Draining)
+        && let Some(why) = plan::cannot_drain(catalog, observed, NodeId(id))
+    {
+        return Err(why);
+    }
+    let start = wire::StartOperation {
+        kind: OperationKind::Drain.into(),
+        node: id,
+        remove,
+        stamp_ms: now_ms(),
+        ..Default::default()
+    };
+    // Its moves are those that are missing once the node counts as leaving.
+    let mut leaving = catalog.clone();
+    catalog::apply(
+        &mut leaving,
+        wire::CatalogCommand { change: Some(Change::StartOperation(start.clone())) },
+    );
+    let moves = plan::missing_moves(&leaving, observed).into_iter().filter(|step| step.from == id);
+    Ok(Change::StartOperation(wire::StartOperation { moves: moves.collect(), ..start }))
+}
+
+fn some(node: u64) -> Option<u64> {
+    (node != 0).then_some(node)
+}
+
+fn move_status(step: &wire::Move) -> MoveStatus {
+    let name = match step.step() {
+        MoveStep::Pending | MoveStep::Unspecified => "planned",
+        MoveStep::Copying => "copying",
+        MoveStep::Undoing => "undoing",
+        MoveStep::Moved => "done",
+        MoveStep::Dropped => "cancelled",
+    };
+    MoveStatus {
+        shard: GroupId(step.group).shard().map(|shard| shard.get()),
+        from: some(step.from),
+        to: some(step.to),
+        bytes: step.bytes,
+        step: name.to_owned(),
+        waits: None,
+    }
+}
+
+/// An operation for people, with its moves or without.
+pub fn status(
+    catalog: &wire::Catalog,
+    operation: &wire::Operation,
+    observed: &Observed,
+    with_moves: bool,
+) -> OperationStatus {
+    let counted = || operation.moves.iter().filter(|step| step.step() != MoveStep::Dropped);
+    let done = |step: &&wire::Move| step.step() == MoveStep::Moved;
+    let arrived = |step: &wire::Move| match step.step() {
+        MoveStep::Moved => step.bytes,
+        MoveStep::Copying => {
+            let report = observed.latest(NodeId(step.to));
+            let replica =
+                report.and_then(|report| report.replicas.iter().find(|it| it.replica == step.learner));
+            replica.map_or(0, |replica| replica.bytes.min(step.bytes))
+        }
+        _ => 0,
+    };
+    let moves = (0_u32..).zip(&operation.moves).map(|(position, step)| MoveStatus {
+        waits: observed.waiting(operation.id, position).filter(|_| is_unfinished(step)).map(str::to_owned),
+        ..move_status(step)
+    });
+    let kind = match operation.kind() {
+        OperationKind::Rebalance | OperationKind::Unspecified => "rebalance",
+        OperationKind::Drain => "drain",
+        OperationKind::Repair => "repair",
+    };
+    let state = match operation.state() {
+        OperationState::Running | OperationState::Cancelling | OperationState::Unspecified => "running",
+        OperationState::Paused => "paused",
+        OperationState::Done => "done",
+        OperationState::Failed => "failed",
+        OperationState::Cancelled => "cancelled",
+    };
+    OperationStatus {
+        id: operation.id.to_string(),
+        kind: kind.to_owned(),
+        state: state.to_owned(),
+        moves_done: counted().filter(done).count() as u64,
+        moves_total: counted().count() as u64,
+        bytes_done: counted().map(arrived).sum(),
+        bytes_total: counted().map(|step| step.bytes).sum(),
+        node: some(operation.node),
+        started_ms: operation.started_ms,
+        ended_ms: some(operation.ended_ms),
+        waits: why_it_waits(catalog, operation, observed),
+        moves: with_moves.then(|| moves.collect()),
+    }
+}
+
+/// Why nothing of it moves, when nothing does.
+fn why_it_waits(catalog: &wire::Catalog, operation: &wire::Operation, observed: &Observed) -> Option<String> {
+    if !is_open(operation) {
+        return Some(operation.reason.clone()).filter(|reason| !reason.is_empty());
+    }
+    match operation.state() {
+        OperationState::Cancelling => return Some("it is being cancelled".to_owned()),
+        OperationState::Paused => return Some("it is paused".to_owned()),
+        _ => {}
+    }
+    let mut unfinished = (0_u32..).zip(&operation.moves).filter(|(_, step)| is_unfinished(step)).peekable();
+    if unfinished.peek().is_none() {
+        let map = catalog.map.as_ref()?;
+        let holds = operation.kind() == OperationKind::Drain && holds_replicas(map, operation.node);
+        return holds.then(|| {
+            let moving = plan::moving_groups(catalog);
+            let other = map.shards.iter().chain(&map.meta).zip(plan::groups_of(map)).find(|(info, group)| {
+                moving.contains(group) && info.replicas.iter().any(|replica| replica.node == operation.node)
+            });
+            if let Some((_, group)) = other {
+                return format!("{group} is being moved by another operation");
+            }
+            let cannot = plan::cannot_drain(catalog, observed, NodeId(operation.node));
+            cannot.unwrap_or_else(|| "its moves are being planned".to_owned())
+        });
+    }
+    // Something moves as long as one of them does not wait.
+    let why = |position| observed.waiting(operation.id, position).filter(|why| !why.starts_with(CATCHING_UP));
+    let whys: Option<Vec<&str>> = unfinished.map(|(position, _)| why(position)).collect();
+    whys.and_then(|whys| whys.first().map(|why| (*why).to_owned()))
+}
+
+/// What a rebalance would do now.
+fn rebalance_plan(catalog: &wire::Catalog, map: &wire::ClusterMap, observed: &Observed) -> RebalancePlan {
+    let cluster = plan::cluster(catalog, map, observed);
+    let plan = balance::plan(&cluster);
+    let mut nodes: BTreeMap<NodeId, PlannedNode> = cluster
+        .nodes
+        .iter()
+        .map(|node| (node.id, PlannedNode { id: node.id.get(), ..Default::default() }))
+        .collect();
+    let mut leaders: BTreeMap<GroupId, NodeId> = BTreeMap::new();
+    for group in &cluster.groups {
+        for replica in &group.replicas {
+            if let Some(node) = nodes.get_mut(replica) {
+                for share in [&mut node.before, &mut node.after] {
+                    share.replicas += 1;
+                    share.bytes += group.bytes;
+                }
+            }
+        }
+        if let Some(leader) = group.leader {
+            leaders.insert(group.id, leader);
+            if let Some(node) = nodes.get_mut(&leader) {
+                node.before.leaders += 1;
+            }
+        }
+    }
+    let size = |group: GroupId| cluster.groups.iter().find(|it| it.id == group).map_or(0, |it| it.bytes);
+    for step in &plan.moves {
+        let change = |share: &mut PlannedShare, sign: bool| {
+            let bytes = size(step.group);
+            if sign {
+                share.replicas += 1;
+                share.bytes += bytes;
+            } else {
+                share.replicas = share.replicas.saturating_sub(1);
+                share.bytes = share.bytes.saturating_sub(bytes);
+            }
+        };
+        for (node, sign) in [(step.from, false), (step.to, true)] {
+            if let Some(node) = node.and_then(|node| nodes.get_mut(&node)) {
+                change(&mut node.after, sign);
+            }
+        }
+    }
+    for transfer in &plan.transfers {
+        leaders.insert(transfer.group, transfer.to);
+    }
+    for leader in leaders.values() {
+        if let Some(node) = nodes.get_mut(leader) {
+            node.after.leaders += 1;
+        }
+    }
+    let moves: Vec<MoveStatus> = plan::missing_moves(catalog, observed).iter().map(move_status).collect();
+    RebalancePlan {
+        transfers: plan.transfers.len() as u64,
+        bytes: plan.moves.iter().map(|step| step.bytes).sum(),
+        moves,
+        nodes: nodes.into_values().collect(),
+        short: plan.short.iter().filter_map(|group| group.shard()).map(|shard| shard.get()).collect(),
+    }
+}
