@@ -1,7 +1,7 @@
-//! A cluster of real processes on this machine, measured from outside: what it costs to be idle, and what a
-//! request costs. Needs the `borough` binary of the same profile: `cargo build --release -p borough` first.
+//! A cluster of real processes on this machine, measured from outside: what it costs to be idle, what a request costs, and
+//! what requests notice of a node that joins. Needs the `borough` binary of the same profile: `cargo build --release -p borough` first.
 //!
-//! `cargo bench -p borough-benches --bench cluster -- idle`, or `cost`, with `--engine sled` or `fjall`.
+//! `cargo bench -p borough-benches --bench cluster -- idle`, `cost` or `join`, with `--engine sled` or `fjall`.
 //! Processor time is user + system of all processes, from `/proc` (Linux).
 
 use std::num::NonZeroU64;
@@ -22,6 +22,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// `USER_HZ`: what the kernel counts processor time in for user space, on every architecture of today.
 const TICKS_PER_SECOND: f64 = 100.0;
 const READY_WITHIN: Duration = Duration::from_secs(120);
+/// Seconds of load that are judged together while a node joins.
+const SLICE: f64 = 1.0;
+const SLICES_BEFORE: usize = 10;
 
 /// Measures a local cluster.
 #[derive(Debug, Parser)]
@@ -53,6 +56,18 @@ enum Command {
         #[arg(long, default_value = "10000")]
         keys: NonZeroU64,
         #[arg(long, default_value_t = 300)]
+        value_bytes: usize,
+    },
+    /// Latency of a steady load before a node joins and while replicas move to it, open loop.
+    Join {
+        /// Requests a second, half of them GET, half PUT.
+        #[arg(long, default_value_t = 500.0)]
+        rate: f64,
+        #[arg(long, default_value_t = 64)]
+        connections: usize,
+        #[arg(long, default_value = "100000")]
+        keys: NonZeroU64,
+        #[arg(long, default_value_t = 2000)]
         value_bytes: usize,
     },
 }
@@ -116,6 +131,19 @@ fn run(cli: &Cli) -> Result<()> {
                 };
                 cost(&cluster, load).await?;
             }
+            Command::Join { rate, connections, keys, value_bytes } => {
+                let load = Options {
+                    seconds: SLICE,
+                    warm_up: 0.0,
+                    connections: *connections,
+                    rate: Some(*rate),
+                    keys: *keys,
+                    value_bytes: *value_bytes,
+                    mix: "get=50,put=50".parse().map_err(|fault| anyhow!("the mix: {fault}"))?,
+                    ..Options::new(cluster.router_url())
+                };
+                join(&cluster, load).await?;
+            }
         }
         cluster.stop().await
     }))
@@ -161,6 +189,53 @@ async fn cost(cluster: &LocalCluster, load: Options) -> Result<()> {
         print_cost(kind, &report, &spent);
     }
     Usage::of(cluster)?.print_memory("after load");
+    Ok(())
+}
+
+/// Slices of load before a node joins and while operations run after it; who comes is measured second by second, so that
+/// a short disturbance is not averaged away.
+async fn join(cluster: &LocalCluster, load: Options) -> Result<()> {
+    load::preload(&Options { rate: None, ..load.clone() }).await?;
+    load::measure(&load).await?;
+    let mut before = Vec::new();
+    for _ in 0..SLICES_BEFORE {
+        before.push(load::measure(&load).await?);
+    }
+    let known = cluster.status().await?.operations.len();
+    cluster.add_node().await?;
+    let mut during = Vec::new();
+    let operations = loop {
+        let slice = load::measure(&load).await?;
+        let operations = cluster.status().await?.operations;
+        let new = operations.len().saturating_sub(known);
+        if new > 0 {
+            during.push(slice);
+            if operations.iter().all(|operation| operation.ended_ms.is_some()) {
+                break operations;
+            }
+        }
+    };
+    let bytes: u64 = operations.iter().map(|operation| operation.bytes_done).sum();
+    let begun = operations.iter().map(|operation| operation.started_ms).max().unwrap_or_default();
+    let ended = operations.iter().filter_map(|operation| operation.ended_ms).max().unwrap_or_default();
+    println!("moved: {:.1} MB in {:.1} s", bytes as f64 / 1e6, (ended.saturating_sub(begun)) as f64 / 1e3);
+    for (when, slices) in [("before", &before), ("during", &during)] {
+        let failed: u64 = slices.iter().map(Report::failed).sum();
+        let sorted = |quantile: fn(&Report) -> u64| {
+            let mut all: Vec<u64> = slices.iter().map(quantile).collect();
+            all.sort_unstable();
+            all
+        };
+        let millis = |micros: Option<&u64>| micros.map_or(0.0, |&micros| micros as f64 / 1e3);
+        let (p50, p99) = (sorted(|slice| slice.all.p50_us), sorted(|slice| slice.all.p99_us));
+        println!(
+            "{when}: {} slices of {SLICE} s, p50 {:.2} ms, p99 {:.2} ms (medians of the slices), worst p99 {:.2} ms, {failed} failed",
+            slices.len(),
+            millis(p50.get(p50.len() / 2)),
+            millis(p99.get(p99.len() / 2)),
+            millis(p99.last()),
+        );
+    }
     Ok(())
 }
 

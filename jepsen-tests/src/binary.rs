@@ -65,7 +65,17 @@ fn build(profile_dir: &Path) -> anyhow::Result<()> {
         Some(name) => name,
     };
     let status = Command::new(env!("CARGO"))
-        .args(["build", "-p", "borough", "--bin", "borough", "--profile", profile, "--target-dir"])
+        .args([
+            "build",
+            "-p",
+            "borough",
+            "--bin",
+            "borough",
+            "--all-features",
+            "--profile",
+            profile,
+            "--target-dir",
+        ])
         .arg(target_dir)
         .current_dir(WORKSPACE)
         .status()

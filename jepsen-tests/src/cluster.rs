@@ -32,11 +32,22 @@ pub struct Options {
     pub replicas: u32,
     /// Environment of all nodes.
     pub env: Vec<(String, String)>,
+    /// Zones of the nodes in turn; none when empty.
+    pub zones: Vec<String>,
+}
+
+impl Options {
+    /// The environment of the node that is started as the `number`th, from 1.
+    fn env_of(&self, number: usize) -> Vec<(String, String)> {
+        let zone = self.zones.iter().cycle().nth(number - 1);
+        let zone = zone.map(|zone| ("BOROUGH_ZONE".to_owned(), zone.clone()));
+        self.env.iter().cloned().chain(zone).collect()
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, shards: 8, replicas: 3, env: Vec::new() }
+        Self { nodes: 3, shards: 8, replicas: 3, env: Vec::new(), zones: Vec::new() }
     }
 }
 
@@ -327,12 +338,13 @@ impl Cluster {
     /// When a process fails or the cluster does not become whole; with logs.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("borough-").tempdir().context("make a directory")?;
-        let first = Node::start(dir.path(), "node-1", &[], &options.env).await?;
+        let first = Node::start(dir.path(), "node-1", &[], &options.env_of(1)).await?;
         init(&first.addr, options.shards, options.replicas).await?;
         let seeds = vec![first.addr.clone()];
         let mut nodes = vec![first];
         for number in 2..=options.nodes {
-            nodes.push(Node::start(dir.path(), &format!("node-{number}"), &seeds, &options.env).await?);
+            let (name, env) = (format!("node-{number}"), options.env_of(number));
+            nodes.push(Node::start(dir.path(), &name, &seeds, &env).await?);
         }
         let seeds: Vec<String> = nodes.iter().map(|node| node.addr.clone()).collect();
         let router = Router::start(dir.path(), "router", &seeds).await?;
@@ -357,8 +369,9 @@ impl Cluster {
     pub async fn add_node(&mut self) -> anyhow::Result<()> {
         let seeds: Vec<String> =
             self.nodes.iter().filter(|node| node.running()).map(|node| node.addr.clone()).collect();
-        let name = format!("node-{}", self.nodes.len() + 1);
-        self.nodes.push(Node::start(self.dir(), &name, &seeds, &self.options.env).await?);
+        let number = self.nodes.len() + 1;
+        let (name, env) = (format!("node-{number}"), self.options.env_of(number));
+        self.nodes.push(Node::start(self.dir(), &name, &seeds, &env).await?);
         Ok(())
     }
 
@@ -391,14 +404,57 @@ impl Cluster {
     /// # Errors
     /// What is missing, with the nodes' logs, after `limit`.
     pub async fn wait_even(&self, nodes: &[u64], limit: Duration) -> anyhow::Result<ClusterStatus> {
+        self.wait_spread(nodes, limit, true).await
+    }
+
+    /// [`Self::wait_even`] without regard to who leads, which is settled some seconds later.
+    ///
+    /// # Errors
+    /// As [`Self::wait_even`].
+    pub async fn wait_placed(&self, nodes: &[u64], limit: Duration) -> anyhow::Result<ClusterStatus> {
+        self.wait_spread(nodes, limit, false).await
+    }
+
+    async fn wait_spread(
+        &self,
+        nodes: &[u64],
+        limit: Duration,
+        leaders: bool,
+    ) -> anyhow::Result<ClusterStatus> {
         let replicas = usize::try_from(self.options.replicas)?.min(nodes.len());
         until(limit, "replicas and leaders to be even", || async {
             let status = self.status().await?;
-            even(&status, nodes, replicas)?;
+            even(&status, nodes, replicas, leaders)?;
             Ok(status)
         })
         .await
         .with_context(|| self.logs(12))
+    }
+
+    /// The node that leads the meta group: the one that says so in its metrics.
+    ///
+    /// # Errors
+    /// When none does, or a running one does not answer.
+    pub async fn meta_leader(&self) -> anyhow::Result<u64> {
+        for node in self.nodes.iter().filter(|node| node.running()) {
+            let page = reqwest::get(format!("http://{}/metrics", node.admin)).await?.text().await?;
+            if page.lines().any(|line| line.trim() == "borough_meta_leader 1") {
+                return Ok(node.identity()?.node);
+            }
+        }
+        anyhow::bail!("no node says that it leads the meta group")
+    }
+
+    /// Ids of the nodes that run, once all of them have joined.
+    ///
+    /// # Errors
+    /// When one has not after `limit`.
+    pub async fn members(&self, limit: Duration) -> anyhow::Result<Vec<u64>> {
+        until(limit, "all nodes to have joined", || async {
+            let running = self.nodes.iter().filter(|node| node.running());
+            running.map(|node| Ok(node.identity()?.node)).collect::<anyhow::Result<Vec<u64>>>()
+        })
+        .await
     }
 
     /// The node with this id.
@@ -518,8 +574,8 @@ pub fn whole(status: &ClusterStatus, shards: u32, replicas: usize, running: usiz
     Ok(())
 }
 
-/// Whether nothing is under way and `nodes`, and no others, hold and lead within one of the same number.
-fn even(status: &ClusterStatus, nodes: &[u64], replicas: usize) -> anyhow::Result<()> {
+/// Whether nothing is under way and `nodes`, and no others, hold within one of the same number, and lead it if `leaders`.
+fn even(status: &ClusterStatus, nodes: &[u64], replicas: usize, leaders: bool) -> anyhow::Result<()> {
     let under_way = status.operations.iter().find(|operation| operation.ended_ms.is_none());
     ensure!(under_way.is_none(), "under way: {under_way:?}");
     for shard in &status.shards {
@@ -534,6 +590,7 @@ fn even(status: &ClusterStatus, nodes: &[u64], replicas: usize) -> anyhow::Resul
     ] {
         let (least, most) = (counts.iter().min(), counts.iter().max());
         let apart = most.zip(least).is_some_and(|(most, least)| most - least > 1);
+        let apart = apart && (leaders || what != "leaders");
         ensure!(!apart, "{what} by node: {counts:?}");
     }
     Ok(())

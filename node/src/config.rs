@@ -130,9 +130,13 @@ pub struct LimitsConfig {
     /// Writes are refused while the disk has fewer free bytes than this.
     #[garde(skip)]
     pub disk_free_bytes_min: u64,
-    /// Snapshots sent by this node, all together, in bytes a second. Under load they take less.
+    /// Snapshots sent by this node, all together, in bytes a second.
     #[garde(range(min = 1 << 16))]
     pub snapshot_bytes_per_second: u64,
+    /// Whether snapshots take less of that while requests wait for the processors. Off, replicas are whole sooner at the
+    /// requests' cost.
+    #[garde(skip)]
+    pub snapshots_give_way: bool,
 }
 
 impl Default for Config {
@@ -192,6 +196,7 @@ impl Default for LimitsConfig {
             idempotency_bytes_max: 16 << 20,
             disk_free_bytes_min: 256 << 20,
             snapshot_bytes_per_second: 64 << 20,
+            snapshots_give_way: true,
         }
     }
 }

@@ -6,6 +6,7 @@
 pub mod cache;
 pub mod clock;
 pub mod config;
+mod crash;
 pub mod identity;
 pub mod lifecycle;
 pub mod loops;

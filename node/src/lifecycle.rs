@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::crash;
 use crate::identity::{DataDir, DataDirError, Runtime};
 use crate::loops;
 use crate::node::{Advertised, MapCell, Node};
@@ -68,6 +69,7 @@ pub enum RunError {
 /// [`RunError`]; the data directory is then as a crash would leave it, which the next start recovers.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
     let dir = DataDir::open(&config.data_dir)?;
+    crash::watch(dir.path());
     let node = build(config, dir).await?;
     let metrics = PrometheusBuilder::new().build_recorder();
     let handle = metrics.handle();

@@ -523,6 +523,7 @@ fn gauges(node: &Node) {
     metrics::gauge!("borough_proposed_bytes").set(node.proposed_bytes.load(Ordering::Relaxed) as f64);
     let groups = node.groups.all();
     metrics::gauge!("borough_replicas").set(groups.len() as f64);
+    metrics::gauge!("borough_snapshot_rate_share").set(node.groups.snapshot_share());
     let leads_meta = node.meta().is_some_and(|meta| meta.is_leader());
     metrics::gauge!("borough_meta_leader").set(f64::from(u8::from(leads_meta)));
     metrics::gauge!("borough_leaders").set(groups.iter().filter(|group| group.is_leader()).count() as f64);

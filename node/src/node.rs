@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::crash;
 use crate::identity::{DataDir, Identity};
 use crate::placement::catalog_machine::CatalogMachine;
 use crate::placement::observe::Observed;
@@ -186,6 +187,7 @@ impl Node {
     /// Gives a replica up for good: first kept as removed, then stopped and its data removed.
     async fn remove(&self, replica: ReplicaId) -> Result<(), String> {
         self.registry.removed(&self.dir, replica).map_err(|error| error.to_string())?;
+        crash::reached("replica-given-up");
         self.groups.remove(replica).await.map_err(|error| error.to_string())
     }
 
@@ -222,6 +224,7 @@ impl Node {
             }
         };
         let opened = opened?;
+        crash::reached("replica-opened");
         if let Some(node) = first
             && !opened.is_initialized().await
         {

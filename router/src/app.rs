@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use axum::body::Body;
-use axum::extract::ConnectInfo;
 use axum::response::Response;
 use borough_proto::error::ProblemType;
 use borough_proto::exchange::Forwarder;
@@ -23,11 +22,11 @@ use crate::auth::{self, Auth, Caller, Denied, Right};
 use crate::catalog::Catalog;
 use crate::cluster_calls::ClusterCalls;
 use crate::config::Config;
+use crate::connections::Peer;
 use crate::http::answer::{SHARD, without_body};
 use crate::http::headers::valid_request_id;
 use crate::http::path::Target;
 use crate::http::refusal::Refusal;
-use crate::listener::Peer;
 use crate::metrics::{Metrics, Route};
 use crate::rate::ClientLimit;
 
@@ -136,7 +135,7 @@ impl App {
         let caller = self.admit(head, target.as_ref().ok()).map_err(|denied| self.deny(denied))?;
         let target = target?;
         if let Some(limit) = &*self.limit.load() {
-            let peer = head.extensions.get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| peer.0);
+            let peer = head.extensions.get::<Peer>().map(|peer| peer.0);
             *extra = limit.check(caller.token(), peer, &head.headers)?;
         }
         if self.in_flight() > self.config.limits.requests_max {

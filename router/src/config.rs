@@ -101,6 +101,11 @@ pub struct LimitsConfig {
     /// Connections; more wait to be accepted.
     #[garde(range(min = 1))]
     pub connections_max: usize,
+    /// A connection on which no whole head of a request has come for this long is closed. Longer than clients keep idle
+    /// connections, so that none is closed under a request.
+    #[serde(with = "humantime_serde")]
+    #[garde(custom(at_least::<1000>))]
+    pub connection_idle_max: Duration,
     /// Calls in flight to one node; more are refused with 503.
     #[garde(range(min = 16))]
     pub calls_per_node_max: usize,
@@ -130,6 +135,7 @@ impl Default for LimitsConfig {
         Self {
             requests_max: 16_384,
             connections_max: 16_384,
+            connection_idle_max: Duration::from_secs(300),
             calls_per_node_max: 16_384,
             queued_bytes_per_node_max: 64 << 20,
         }

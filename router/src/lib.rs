@@ -10,6 +10,7 @@ mod bare;
 mod catalog;
 mod cluster_calls;
 mod config;
+mod connections;
 mod http;
 mod listener;
 mod metrics;

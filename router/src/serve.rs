@@ -13,11 +13,13 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
+use borough_proto::error::ProblemType;
 use borough_proto::exchange::channel::ChannelSettings;
 use borough_proto::exchange::mux::Limits;
 use borough_proto::exchange::pool::PoolSettings;
 use borough_proto::exchange::{ForwardSettings, Forwarder};
-use http::Request;
+use http::header::HOST;
+use http::{Request, Version};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -26,8 +28,10 @@ use tracing::{info, warn};
 use crate::api::call::REQUEST_ID;
 use crate::app::{App, request_id};
 use crate::config::Config;
+use crate::connections;
 use crate::http::answer::put_none;
-use crate::listener::{BoundedListener, Peer};
+use crate::http::refusal::Refusal;
+use crate::listener::BoundedListener;
 use crate::openapi;
 use crate::rate::ClientLimit;
 
@@ -39,8 +43,6 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 pub enum RunError {
     #[error("bind {addr}")]
     Bind { addr: SocketAddr, source: std::io::Error },
-    #[error("serve HTTP")]
-    Serve { source: std::io::Error },
     #[error("requests were still in flight {after:?} after the stop")]
     DrainTimeout { after: Duration },
 }
@@ -95,9 +97,8 @@ fn settings(config: &Config) -> ForwardSettings {
 async fn serve(app: &Arc<App>, tcp: TcpListener, shutdown: CancellationToken) -> Result<(), RunError> {
     let listener = BoundedListener::new(tcp, app.config.limits.connections_max);
     let accepting = CancellationToken::new();
-    let graceful = accepting.clone();
-    let server = axum::serve(listener, service(app).into_make_service_with_connect_info::<Peer>())
-        .with_graceful_shutdown(async move { graceful.cancelled().await });
+    let idle_max = app.config.limits.connection_idle_max;
+    let server = connections::serve(listener, service(app), idle_max, &accepting);
     let drain = async {
         shutdown.cancelled().await;
         info!(in_flight = app.in_flight(), "router drains");
@@ -107,7 +108,7 @@ async fn serve(app: &Arc<App>, tcp: TcpListener, shutdown: CancellationToken) ->
         tokio::time::sleep(app.config.drain_timeout).await;
     };
     tokio::select! {
-        served = std::future::IntoFuture::into_future(server) => served.map_err(|source| RunError::Serve { source }),
+        () = server => Ok(()),
         () = drain => {
             let in_flight = app.in_flight();
             if in_flight == 0 {
@@ -128,10 +129,23 @@ pub fn service(app: &Arc<App>) -> Router {
 /// Gives every answer what each must have, whoever made it.
 async fn complete(request: Request<Body>, next: Next) -> Response {
     let id = request_id(request.headers());
-    let mut response = next.run(request).await;
+    let mut response = match host_fault(&request) {
+        Some(refusal) => refusal.into_response(),
+        None => next.run(request).await,
+    };
     response.headers_mut().insert(REQUEST_ID, id);
     put_none(response.headers_mut());
     response
+}
+
+/// A request of HTTP/1.1 names one host (RFC 9112 §3.2): two readers of one with more could each believe another.
+fn host_fault(request: &Request<Body>) -> Option<Refusal> {
+    let hosts = request.headers().get_all(HOST).iter().count();
+    if hosts == 1 || (hosts == 0 && request.version() < Version::HTTP_11) {
+        return None;
+    }
+    let detail = format!("a request has one Host header, this one has {hosts}");
+    Some(Refusal::new(ProblemType::BadRequest, detail).field("Host"))
 }
 
 async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Response {

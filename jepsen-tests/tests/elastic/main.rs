@@ -52,7 +52,7 @@ fn documents() -> anyhow::Result<usize> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn elastic() -> anyhow::Result<()> {
     let count = documents()?;
-    let options = Options { nodes: 3, shards: SHARDS, replicas: 3, env: env() };
+    let options = Options { nodes: 3, shards: SHARDS, replicas: 3, env: env(), ..Options::default() };
     let mut cluster = Cluster::start(options).await?;
     let http = cluster.http();
     let started = Instant::now();
@@ -105,15 +105,6 @@ async fn ended(http: &Http, id: &str, state: &str, limit: Duration) -> anyhow::R
     .await?;
     check_eq!(operation.state, state, "{operation:?}");
     Ok(operation)
-}
-
-/// Ids of the nodes that run, once all of them have joined.
-async fn members(cluster: &Cluster) -> anyhow::Result<Vec<u64>> {
-    until(STEP_LIMIT, "all nodes to have joined", || async {
-        let running = cluster.nodes.iter().filter(|node| node.running());
-        running.map(|node| Ok(node.identity()?.node)).collect::<anyhow::Result<Vec<u64>>>()
-    })
-    .await
 }
 
 /// Bytes that the engine's files take on the disk.
@@ -319,7 +310,7 @@ async fn cancelled(cluster: &mut Cluster) -> anyhow::Result<()> {
         let nodes = |replicas: &[u64]| replicas.iter().copied().collect::<BTreeSet<_>>();
         check_eq!(nodes(&old.replicas), nodes(&new.replicas), "shard {}", old.id);
     }
-    let newcomer = members(cluster).await?.into_iter().max().context("no node")?;
+    let newcomer = cluster.members(STEP_LIMIT).await?.into_iter().max().context("no node")?;
     let held = status.nodes.iter().find(|node| node.id == newcomer).context("the node")?.replicas as usize;
     check_eq!(held, done.len(), "replicas of the newcomer");
     let data_dir = cluster.node_mut(newcomer)?.data_dir.clone();
@@ -343,28 +334,17 @@ async fn meta_leader_killed(cluster: &mut Cluster, count: usize) -> anyhow::Resu
     let rebalance = post(&http, "rebalances").await?;
     let running = under_way(&http, "rebalance").await?;
     check_eq!(running.id, rebalance.id);
-    let leader = meta_leader(cluster).await?;
+    let leader = cluster.meta_leader().await?;
     cluster.node_mut(leader)?.kill()?;
     let killed = busy.load.history.now();
     cluster.node_mut(leader)?.launch().await?;
     let done = ended(&http, &rebalance.id, "done", REST_LIMIT).await.with_context(|| cluster.logs(30))?;
     ensure!(done.moves_done == done.moves_total && done.moves_total > 0, "{done:?}");
-    let members = members(cluster).await?;
+    let members = cluster.members(STEP_LIMIT).await?;
     cluster.wait_even(&members, REST_LIMIT).await?;
     busy.tell("with the meta leader killed", killed);
     // A node was killed: what it led waits for an election, but no request fails for it.
     busy.stop(cluster, count).await
-}
-
-/// The node that leads the meta group, which is the one that says so in its metrics.
-async fn meta_leader(cluster: &Cluster) -> anyhow::Result<u64> {
-    for node in cluster.nodes.iter().filter(|node| node.running()) {
-        let page = reqwest::get(format!("http://{}/metrics", node.admin)).await?.text().await?;
-        if page.lines().any(|line| line.trim() == "borough_meta_leader 1") {
-            return Ok(node.identity()?.node);
-        }
-    }
-    anyhow::bail!("no node says that it leads the meta group")
 }
 
 /// Who dies while a replica is on its way.
@@ -378,44 +358,45 @@ enum Victim {
 async fn killed_in_a_move(cluster: &mut Cluster, victim: Victim, count: usize) -> anyhow::Result<()> {
     let http = cluster.http();
     let busy = Busy::start(cluster, &format!("{victim:?}"), count).await?;
-    let drained = members(cluster).await?.into_iter().max().context("no node")?;
+    let drained = cluster.members(STEP_LIMIT).await?.into_iter().max().context("no node")?;
     let drain = post(&http, &format!("nodes/{drained}:drain")).await?;
     let running = under_way(&http, "drain").await?;
     let copying = running.moves.iter().flatten().find(|step| step.step == "copying" && step.shard.is_some());
     let dead = match victim {
         Victim::Source => drained,
         Victim::Target => copying.and_then(|step| step.to).context("no target")?,
-        Victim::MetaLeader => meta_leader(cluster).await?,
+        Victim::MetaLeader => cluster.meta_leader().await?,
     };
     cluster.node_mut(dead)?.kill()?;
     cluster.node_mut(dead)?.launch().await?;
     let done = ended(&http, &drain.id, "done", REST_LIMIT).await.with_context(|| cluster.logs(30))?;
     ensure!(done.moves_total > 0, "{done:?}");
-    let left: Vec<u64> = members(cluster).await?.into_iter().filter(|&node| node != drained).collect();
+    let left: Vec<u64> =
+        cluster.members(STEP_LIMIT).await?.into_iter().filter(|&node| node != drained).collect();
     cluster.wait_even(&left, REST_LIMIT).await?;
     // And back again, for the next one.
     http.post(&format!("/admin/v1/nodes/{drained}:undrain"), &json!({})).expect(204).await?;
-    cluster.wait_even(&members(cluster).await?, REST_LIMIT).await?;
+    cluster.wait_even(&cluster.members(STEP_LIMIT).await?, REST_LIMIT).await?;
     busy.stop(cluster, count).await
 }
 
 async fn dead_node(cluster: &mut Cluster, count: usize) -> anyhow::Result<()> {
     let busy = Busy::start(cluster, "dead", count).await?;
-    let dead = *members(cluster).await?.first().context("no node")?;
+    let dead = *cluster.members(STEP_LIMIT).await?.first().context("no node")?;
     let clock = Instant::now();
     cluster.node_mut(dead)?.kill()?;
-    let left = members(cluster).await?;
+    let left = cluster.members(STEP_LIMIT).await?;
     cluster.wait_even(&left, REST_LIMIT).await?;
     println!("        whole again {:.1?} after a node died", clock.elapsed());
     busy.check()?;
     let clock = Instant::now();
     cluster.add_node().await?;
-    let now = members(cluster).await?;
+    let now = cluster.members(STEP_LIMIT).await?;
     cluster.wait_even(&now, REST_LIMIT).await?;
     println!("        an empty node took its place in {:.1?}", clock.elapsed());
     // The dead one comes back, has nothing any more, and knows it.
     cluster.node_mut(dead)?.launch().await?;
-    let all = members(cluster).await?;
+    let all = cluster.members(STEP_LIMIT).await?;
     cluster.wait_even(&all, REST_LIMIT).await?;
     busy.stop(cluster, count).await
 }

@@ -56,7 +56,7 @@ pub async fn restart(cluster: &mut Cluster, count: usize) -> anyhow::Result<()> 
         check()
     };
     progress().await?;
-    let ids: Vec<u64> = super::members(cluster).await?;
+    let ids: Vec<u64> = cluster.members(super::STEP_LIMIT).await?;
     for id in &ids {
         let ended = cluster.node_mut(*id)?.terminate().await?;
         ensure!(ended.success(), "node {id}: {ended}");

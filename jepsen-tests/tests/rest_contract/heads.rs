@@ -78,6 +78,8 @@ async fn bad_heads(http: &Http) -> anyhow::Result<()> {
     let many = format!("GET /livez HTTP/1.1\r\nHost: x\r\n{}\r\n", "A: b\r\n".repeat(200));
     for (bad, kind) in [
         ("what is this?\r\n\r\n", P::BadRequest),
+        ("GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n", P::BadRequest),
+        ("GET /livez HTTP/1.1\r\nHost: x\r\nHost: y\r\nConnection: close\r\n\r\n", P::BadRequest),
         (long.as_str(), P::TargetTooLong),
         (many.as_str(), P::HeadTooLarge),
     ] {

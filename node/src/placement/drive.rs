@@ -14,6 +14,7 @@ use wire::catalog_command::Change;
 use super::observe::{Observed, Standing};
 use super::plan::{self, Act, Allowed, Step};
 use crate::clock::now_ms;
+use crate::crash;
 use crate::meta_leader::propose_local;
 use crate::node::Node;
 use crate::rpc::cluster::reconfigure;
@@ -154,12 +155,14 @@ async fn carry_out(node: &Arc<Node>, busy: &Arc<Busy>, term: u64, step: Step) {
             tracing::info!(operation, %group, "a move begins");
             node.observed.lock().waits(operation, position, None);
             record(node, Change::BeginMove(wire::BeginMove { operation, r#move: position, epoch })).await;
+            crash::reached("move-begun");
         }
         Step::Move { operation, position, act: Act::TakeBack, group, .. } => {
             tracing::info!(operation, %group, "a move is taken back");
             node.observed.lock().waits(operation, position, None);
             let undo = wire::UndoMove { operation, r#move: position, undone: false, epoch: 0 };
             record(node, Change::UndoMove(undo)).await;
+            crash::reached("move-taken-back");
         }
         Step::Move { operation, position, group, epoch, act: Act::Switch { voters } } => {
             let finish = wire::FinishMove { operation, r#move: position, epoch };
@@ -232,8 +235,10 @@ fn switch(
         match ask_leader(&driver, group, nodes, request).await {
             Ok(()) => {
                 tracing::info!(operation, %group, "the members have changed");
+                crash::reached("members-changed");
                 driver.observed.lock().waits(operation, position, None);
                 record(&driver, done).await;
+                crash::reached("change-recorded");
             }
             Err(why) => driver.observed.lock().waits(operation, position, Some(why)),
         }

@@ -19,6 +19,7 @@ use super::catalog::operations::{holds_replicas, is_open, is_unfinished};
 use super::observe::Observed;
 use super::plan;
 use crate::clock::now_ms;
+use crate::crash;
 use crate::meta_leader::propose_local;
 use crate::node::Node;
 use crate::raft::CATCHING_UP;
@@ -103,6 +104,7 @@ pub async fn operate(node: &Arc<Node>, call: Call) -> wire::OperateReply {
     if !reply.refused.is_empty() {
         return refused(Kind::Refused, reply.refused);
     }
+    crash::reached("call-recorded");
     let shown = match reply.operation {
         0 => wire::OperateReply { result: Kind::Ok.into(), ..Default::default() },
         operation => show(node, &node.catalog.catalog(), operation),

@@ -20,6 +20,7 @@ use super::types::{
     Member, Proposal, Reply, SnapshotMeta, TypeConfig, Vote, entry, log_id_from_wire, log_id_to_wire, parts,
     vote_from_wire, vote_to_wire,
 };
+use crate::crash;
 
 type GroupRaft = Raft<TypeConfig, StateMachine>;
 
@@ -319,6 +320,7 @@ impl Group {
                     .add_learner(replica.get(), Member { node }, false)
                     .await
                     .map_err(|error| format!("add learner {replica}: {error}"))?;
+                crash::reached("learner-added");
             }
         }
         if let Some(waits) = self.not_caught_up(&wanted, &current) {
@@ -333,6 +335,7 @@ impl Group {
                 return Err("the new replica votes, the old one is still to go".to_owned());
             };
             self.transfer_leader(heir).await?;
+            crash::reached("leadership-handed-over");
             return Err(format!("the leadership moves to replica {heir} first"));
         }
         self.change(ChangeMembers::ReplaceAllVoters(wanted)).await

@@ -121,7 +121,10 @@ impl Groups {
             engine,
             peers,
             receiver: SnapshotReceiver::default(),
-            sender: SnapshotSender::new(config.limits.snapshot_bytes_per_second),
+            sender: SnapshotSender::new(
+                config.limits.snapshot_bytes_per_second,
+                config.limits.snapshots_give_way,
+            ),
             settings: Arc::new(settings),
             purge_after_bytes: config.log.purge_after_bytes,
             running: ArcSwap::default(),
@@ -288,6 +291,11 @@ impl Groups {
                 }
             }
         }
+    }
+
+    /// Part of their rate that outgoing snapshots use now; below 1 they give way to requests.
+    pub fn snapshot_share(&self) -> f64 {
+        self.sender.share()
     }
 
     /// The first replica that stopped by itself, and why.

@@ -17,6 +17,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// The node's pace.
 pub(super) struct Pace {
     bytes_per_second: u64,
+    gives_way: bool,
     state: Mutex<State>,
 }
 
@@ -28,9 +29,10 @@ struct State {
 }
 
 impl Pace {
-    pub(super) fn new(bytes_per_second: u64) -> Self {
+    pub(super) fn new(bytes_per_second: u64, gives_way: bool) -> Self {
         Self {
             bytes_per_second: bytes_per_second.max(1),
+            gives_way,
             state: Mutex::new(State { free: Instant::now(), share: 1.0 }),
         }
     }
@@ -46,8 +48,15 @@ impl Pace {
         };
         tokio::time::sleep_until(due).await;
         let late = Instant::now().saturating_duration_since(due);
-        let mut state = self.state.lock();
-        state.share = adapted(state.share, late);
+        if self.gives_way {
+            let mut state = self.state.lock();
+            state.share = adapted(state.share, late);
+        }
+    }
+
+    /// Part of the rate that is used now, from a sixteenth to 1.
+    pub(super) fn share(&self) -> f64 {
+        self.state.lock().share
     }
 }
 
@@ -62,7 +71,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_transfers_together_keep_the_rate() {
-        let pace = Pace::new(1_000_000);
+        let pace = Pace::new(1_000_000, true);
         let started = Instant::now();
         let transfer = async || {
             for _ in 0..10 {
@@ -72,6 +81,31 @@ mod tests {
         tokio::join!(transfer(), transfer());
         // The last chunk leaves when the nineteen before it have; a busy machine only makes that later.
         assert!(started.elapsed() >= Duration::from_millis(190), "{:?}", started.elapsed());
+    }
+
+    /// Chunks, while something else takes the only thread for much longer than a timer may be late.
+    async fn crowded(pace: &Pace) {
+        let other = async {
+            for _ in 0..10 {
+                std::thread::sleep(LATE * 3);
+                tokio::task::yield_now().await;
+            }
+        };
+        let chunks = async {
+            for _ in 0..10 {
+                pace.wait(1).await;
+            }
+        };
+        tokio::join!(other, chunks);
+    }
+
+    #[tokio::test]
+    async fn it_gives_way_when_the_processors_are_taken_unless_told_not_to() {
+        let (yielding, greedy) = (Pace::new(u64::MAX, true), Pace::new(u64::MAX, false));
+        crowded(&yielding).await;
+        crowded(&greedy).await;
+        assert!(yielding.share() < 0.5, "{}", yielding.share());
+        assert!((greedy.share() - 1.0).abs() < f64::EPSILON, "{}", greedy.share());
     }
 
     #[test]

@@ -30,6 +30,7 @@ use super::types::{
     SnapshotMeta, StoredMembership, Vote, log_id_from_wire, log_id_to_wire, membership_from_wire,
     membership_to_wire, vote_from_wire, vote_to_wire,
 };
+use crate::crash;
 use crate::store::snapshot::PointInTime;
 use crate::store::{Batch, Space, StoreError};
 
@@ -87,8 +88,14 @@ struct Transfer {
 }
 
 impl SnapshotSender {
-    pub fn new(bytes_per_second: u64) -> Arc<Self> {
-        Arc::new(Self { permits: Semaphore::new(SENDS_MAX), pace: Pace::new(bytes_per_second) })
+    /// Sends at most that much; less while requests wait for the processors, if it `gives_way`.
+    pub fn new(bytes_per_second: u64, gives_way: bool) -> Arc<Self> {
+        Arc::new(Self { permits: Semaphore::new(SENDS_MAX), pace: Pace::new(bytes_per_second, gives_way) })
+    }
+
+    /// Part of the rate that is used now; below 1 it gives way.
+    pub fn share(&self) -> f64 {
+        self.pace.share()
     }
 
     /// Sends a point in time of `state`; done when it is installed there.
@@ -334,6 +341,7 @@ impl SnapshotReceiver {
                 return Err(format!("chunk {} is out of order or damaged", chunk.sequence));
             }
             if chunk.end {
+                crash::reached("snapshot-staged");
                 let data = SnapshotData::Staged { generation: partial.generation };
                 let vote = vote_from_wire(&header.vote.unwrap_or_default());
                 let installed = group.install_snapshot(vote, meta, data).await;
@@ -341,6 +349,7 @@ impl SnapshotReceiver {
                     give_up(group, partial);
                 }
                 let vote = installed?;
+                crash::reached("snapshot-installed");
                 let done = wire::SnapshotAck {
                     next: chunk.sequence + 1,
                     installed: true,
@@ -364,6 +373,7 @@ impl SnapshotReceiver {
                 return Err(format!("stage chunk {}: {error}", chunk.sequence));
             }
             partial.next += 1;
+            crash::reached("snapshot-chunk-staged");
             group.state.staged_bytes.fetch_add(arrived, Ordering::Relaxed);
             let ack = wire::SnapshotAck { next: partial.next, ..Default::default() };
             alive = acks.send(Ok(ack)).await.is_ok();

@@ -24,6 +24,7 @@ use super::types::{
     LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig, applied_from_wire, applied_to_wire,
     proposal_message,
 };
+use crate::crash;
 use crate::store::snapshot::{PointInTime, VersionedSpace};
 use crate::store::{Engine, Space, SpaceId, StoreError};
 use crate::wal::GroupLog;
@@ -240,6 +241,14 @@ impl ReplicaState {
             self.machine.apply(&self.space.load().space, &commands, record).map_err(io::Error::other)?;
         *position = next;
         drop(position);
+        for (entry, _) in &items {
+            if let EntryPayload::Membership(membership) = &entry.payload
+                && self.group != GroupId::META
+            {
+                let joint = membership.get_joint_config().len() > 1;
+                crash::reached(if joint { "joint-applied" } else { "members-applied" });
+            }
+        }
         // Only now: a reader that waits for this index must find its effects in engine and cache (I7).
         self.applied_index.send_replace(last.index);
         let mut replies = replies.into_iter();

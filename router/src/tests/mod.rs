@@ -78,7 +78,7 @@ impl World {
     }
 
     async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Reply {
-        let mut request = Request::builder().method(method).uri(path);
+        let mut request = Request::builder().method(method).uri(path).header("host", "x");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

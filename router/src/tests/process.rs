@@ -332,3 +332,50 @@ async fn a_collection_that_cannot_be_confirmed_is_503_not_404() {
     let reply = world.send("POST", "/v1/partitions/a:transact", &[("borough-timeout-ms", "300")], ops).await;
     assert_eq!((reply.status, reply.json()["op"].as_u64()), (503, Some(0)), "{reply:?}");
 }
+
+#[tokio::test]
+async fn a_connection_speaks_http_1_names_one_host_and_is_not_waited_for_without_end() {
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    let (_node, addr) = FakeNode::start(&tasks).await;
+    let idle_max = Duration::from_millis(300);
+    let limits = LimitsConfig { connection_idle_max: idle_max, ..LimitsConfig::default() };
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let config = Config { listen, nodes: vec![addr], limits, ..Config::default() };
+    let (sender, bound) = oneshot::channel();
+    let run = tasks.spawn(crate::run_with(config, shutdown.clone(), |addr| sender.send(addr).unwrap()));
+    let addr = bound.await.unwrap();
+    let good = "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    for (head, status) in [
+        ("GET /livez HTTP/1.1\r\n\r\n", 400),
+        ("GET /docs/ HTTP/1.1\r\n\r\n", 400),
+        ("GET /livez HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n", 400),
+        (good, 200),
+    ] {
+        assert_eq!(statuses(&raw(addr, head).await), [status], "{head}");
+    }
+    let old = raw(addr, "GET /livez HTTP/1.0\r\n\r\n").await;
+    assert!(old.starts_with("HTTP/1.0 200 "), "HTTP/1.0 knew no Host: {old}");
+
+    // The preface of HTTP/2 is not answered as if it had been understood.
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(preface.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // A reset says the same as an end.
+    let _ = stream.read_to_end(&mut answer).await;
+    assert_eq!(String::from_utf8_lossy(&answer), "");
+
+    // Silent from the beginning, in the middle of a head, and after a request.
+    for (sent, answered) in [("", 0), ("GET /livez HTTP/1.1\r\nhost: ", 0), (good, 1)] {
+        let (mut stream, begun) = (TcpStream::connect(addr).await.unwrap(), std::time::Instant::now());
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut text)).await;
+        read.unwrap_or_else(|_| panic!("kept open after {sent:?}")).unwrap();
+        assert_eq!(statuses(&text).len(), answered, "{text}");
+        assert!(begun.elapsed() >= idle_max, "{sent:?}");
+    }
+    shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(10), run).await.unwrap().unwrap().unwrap();
+}

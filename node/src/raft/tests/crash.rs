@@ -46,7 +46,7 @@ async fn start(
     let network = NetworkFactory {
         peers: Arc::clone(&peers),
         state: Arc::clone(&state),
-        snapshots: SnapshotSender::new(1 << 20),
+        snapshots: SnapshotSender::new(1 << 20, true),
     };
     let log = LogStorage::new(wal.group(ReplicaId(1)).unwrap());
     let machine = StateMachine(Arc::clone(&state));

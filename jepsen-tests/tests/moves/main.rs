@@ -1,0 +1,333 @@
+//! Whoever dies while a replica moves, and at whichever step, the move ends as it should, under load and unnoticed.
+//!
+//! The binary has crash points (the feature `crash-points`): a file of a step's name in a node's data directory ends that
+//! node, as `kill -9` would, exactly there.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use borough_proto::http_api::{ClusterStatus, OperationStatus};
+use jepsen_tests::cases::Cases;
+use jepsen_tests::check_eq;
+use jepsen_tests::cluster::{Cluster, Node, Options};
+use jepsen_tests::http::Http;
+use jepsen_tests::lister::{Lister, fill, verify};
+use jepsen_tests::load::{Load, Shape};
+use jepsen_tests::wait::until;
+use serde_json::json;
+
+mod settings;
+
+const COLLECTION: &str = "moved";
+const DOCUMENTS: usize = 4_000;
+const SHARDS: u32 = 5;
+const REST_LIMIT: Duration = Duration::from_secs(120);
+const STEP_LIMIT: Duration = Duration::from_secs(60);
+const SHAPE: Shape = Shape { writers_per_shard: 1, readers_per_shard: 1, pace: Duration::from_millis(20) };
+
+/// One move at a time, so that a step is reached by one node; a node is given up only where a case waits for it.
+const ENV: [(&str, &str); 5] = [
+    // So that most of a shard is no longer in its log, and goes as a snapshot.
+    ("BOROUGH_LOG__PURGE_AFTER_BYTES", "65536"),
+    ("BOROUGH_PLACEMENT__SETTLE", "200ms"),
+    ("BOROUGH_PLACEMENT__MOVES_MAX", "1"),
+    ("BOROUGH_RAFT__SUSPECT_AFTER", "2s"),
+    ("BOROUGH_RAFT__DOWN_AFTER", "10s"),
+];
+
+/// Which node dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    MetaLeader,
+    ShardLeader,
+    Source,
+    Target,
+}
+
+/// Each step of a move, and who can die there.
+const STEPS: [(Who, &str); 12] = [
+    (Who::MetaLeader, "call-recorded"),
+    (Who::MetaLeader, "move-begun"),
+    (Who::Target, "replica-opened"),
+    (Who::ShardLeader, "learner-added"),
+    (Who::Target, "snapshot-chunk-staged"),
+    (Who::Target, "snapshot-staged"),
+    (Who::Target, "snapshot-installed"),
+    (Who::ShardLeader, "joint-applied"),
+    (Who::ShardLeader, "members-applied"),
+    (Who::MetaLeader, "members-changed"),
+    (Who::MetaLeader, "change-recorded"),
+    (Who::Source, "replica-given-up"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn moves_survive_the_death_of_anybody_at_any_step() -> anyhow::Result<()> {
+    let env = ENV.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let mut cluster =
+        Cluster::start(Options { nodes: 5, shards: SHARDS, replicas: 3, env, ..Options::default() }).await?;
+    fill(&cluster.http(), COLLECTION, DOCUMENTS).await?;
+    let mut cases = Cases::new();
+    for (who, step) in STEPS {
+        let name = format!("a drain ends although the {who:?} dies at {step:?}");
+        cases.run(&name, dies_in_a_drain(&mut cluster, who, step)).await;
+        // What comes next would only fail for the same reason.
+        if cases.failed() {
+            break;
+        }
+    }
+    cases.run("a drain goes elsewhere when its target stays away", target_stays_away(&mut cluster)).await;
+    for (who, step) in [
+        (Who::MetaLeader, "members-changed"),
+        (Who::MetaLeader, "change-recorded"),
+        (Who::ShardLeader, "members-applied"),
+    ] {
+        let name = format!("a cancelled move is undone although the {who:?} dies at {step:?}");
+        cases.run(&name, dies_in_an_undo(&mut cluster, who, step)).await;
+    }
+    if cases.failed() {
+        println!("{}", cluster.logs(40));
+    }
+    cases.finish()
+}
+
+fn armed(node: &Node, step: &str) -> PathBuf {
+    node.data_dir.join("crash-points").join(step)
+}
+
+/// Arms `step` on `nodes`.
+fn arm(cluster: &mut Cluster, nodes: &[u64], step: &str) -> anyhow::Result<()> {
+    for &id in nodes {
+        let path = armed(cluster.node_mut(id)?, step);
+        std::fs::create_dir_all(path.parent().context("directory of crash points")?)?;
+        std::fs::write(&path, "").with_context(|| format!("arm {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Waits until one of `nodes` has died at `step`, and disarms the others.
+async fn died(cluster: &mut Cluster, nodes: &[u64], step: &str) -> anyhow::Result<u64> {
+    let started = std::time::Instant::now();
+    let dead = loop {
+        let mut dead = None;
+        for &id in nodes {
+            if let Some(status) = cluster.node_mut(id)?.process()?.ended()? {
+                ensure!(std::os::unix::process::ExitStatusExt::signal(&status) == Some(9), "{status}");
+                dead = Some(id);
+            }
+        }
+        if let Some(dead) = dead {
+            break dead;
+        }
+        ensure!(started.elapsed() < STEP_LIMIT, "nobody died at {step:?}: {}", cluster.logs(20));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    };
+    for &id in nodes {
+        let node = cluster.node_mut(id)?;
+        let path = armed(node, step);
+        let used_up = !path.exists();
+        ensure!(used_up == (id == dead), "{step:?} of node {id} is used up: {used_up}; node {dead} is dead");
+        if !used_up {
+            std::fs::remove_file(path)?;
+        }
+    }
+    cluster.node_mut(dead)?.wait_end(STEP_LIMIT).await?;
+    Ok(dead)
+}
+
+/// A node to drain, and the leader of a shard that it has: of every one that both have, if there is such a pair.
+fn drained_and_leader(status: &ClusterStatus) -> anyhow::Result<(u64, u64)> {
+    let pairs = status.shards.iter().filter_map(|shard| Some((shard, shard.leader?)));
+    let pairs = pairs.flat_map(|(shard, leader)| {
+        let others = shard.replicas.iter().filter(move |&&node| node != leader);
+        others.map(move |&drained| (drained, leader))
+    });
+    let led_by_others = |&(drained, leader): &(u64, u64)| {
+        let both = |shard: &&borough_proto::http_api::ShardStatus| {
+            shard.replicas.contains(&drained) && shard.replicas.contains(&leader)
+        };
+        status.shards.iter().filter(both).filter(|shard| shard.leader != Some(leader)).count()
+    };
+    pairs.min_by_key(led_by_others).context("no shard has a leader and another replica")
+}
+
+/// Load and listings while something dies: no call may fail for it.
+struct Busy {
+    load: Load,
+    lister: Lister,
+}
+
+impl Busy {
+    async fn start(cluster: &Cluster, name: &str) -> anyhow::Result<Self> {
+        let http = cluster.http();
+        let keys = cluster.ids_by_shard(name, 1).await?;
+        let lister = Lister::start(&http, COLLECTION, DOCUMENTS);
+        Ok(Self { load: Load::start(&http, keys, SHAPE), lister })
+    }
+
+    async fn stop(self, cluster: &Cluster) -> anyhow::Result<()> {
+        self.load.progress(2, STEP_LIMIT).await?;
+        let failures = self.load.history.failures(Duration::ZERO, self.load.history.now());
+        ensure!(failures.is_empty(), "{} calls failed: {:?}", failures.len(), failures.first());
+        self.lister.check()?;
+        self.lister.stop().await?;
+        self.load.stop(20).await?;
+        verify(&cluster.http(), COLLECTION, DOCUMENTS).await
+    }
+}
+
+async fn post(http: &Http, path: &str) -> anyhow::Result<OperationStatus> {
+    // The meta group may be electing.
+    until(STEP_LIMIT, path, || async {
+        let answer = http.post(&format!("/admin/v1/{path}"), &json!({})).send().await?;
+        ensure!([200, 202].contains(&answer.status), "{path}: {answer}");
+        serde_json::from_slice(&answer.body).with_context(|| format!("{path}: {answer}"))
+    })
+    .await
+}
+
+async fn ended(cluster: &Cluster, id: &str, state: &str) -> anyhow::Result<OperationStatus> {
+    let http = cluster.http();
+    let operation = until(REST_LIMIT, &format!("operation {id} to end"), || async {
+        let answer = http.get(&format!("/admin/v1/operations/{id}")).expect(200).await?;
+        let operation: OperationStatus = serde_json::from_slice(&answer.body)?;
+        ensure!(operation.ended_ms.is_some(), "{operation:?}");
+        Ok(operation)
+    })
+    .await
+    .with_context(|| cluster.logs(30))?;
+    check_eq!(operation.state, state, "{operation:?}");
+    Ok(operation)
+}
+
+/// Waits until no node's directory holds a replica that the map does not give it.
+async fn no_strays(cluster: &Cluster) -> anyhow::Result<()> {
+    until(STEP_LIMIT, "stray replicas to be gone", || async {
+        let status = cluster.status().await?;
+        let mut held = 0;
+        for node in cluster.nodes.iter().filter(|node| node.running()) {
+            let registry: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(node.data_dir.join("replicas.json"))?)?;
+            let removed = |held: &&serde_json::Value| {
+                held.get("removed").and_then(serde_json::Value::as_bool) == Some(true)
+            };
+            let all = registry.as_object().context("replicas.json")?.values();
+            held += all.filter(|held| !removed(held)).count();
+        }
+        let shards: usize = status.shards.iter().map(|shard| shard.replicas.len()).sum();
+        // The meta group has one to five.
+        ensure!((shards + 1..=shards + 5).contains(&held), "{held} replicas on disks, {shards} on the map");
+        Ok(())
+    })
+    .await
+}
+
+/// Lets the drained node have replicas again, for the next case.
+async fn undrain(cluster: &Cluster, drained: u64) -> anyhow::Result<()> {
+    let http = cluster.http();
+    until(STEP_LIMIT, "the node to be taken back", || async {
+        http.post(&format!("/admin/v1/nodes/{drained}:undrain"), &json!({})).expect(204).await
+    })
+    .await?;
+    cluster.wait_placed(&cluster.members(STEP_LIMIT).await?, REST_LIMIT).await?;
+    Ok(())
+}
+
+async fn dies_in_a_drain(cluster: &mut Cluster, who: Who, step: &str) -> anyhow::Result<()> {
+    let http = cluster.http();
+    let members = cluster.members(STEP_LIMIT).await?;
+    let status = cluster.wait_placed(&members, REST_LIMIT).await?;
+    let busy = Busy::start(cluster, step).await?;
+    let (drained, leader) = drained_and_leader(&status)?;
+    let candidates = match who {
+        Who::MetaLeader => vec![cluster.meta_leader().await?],
+        Who::ShardLeader => vec![leader],
+        Who::Source => vec![drained],
+        Who::Target => members.iter().copied().filter(|&node| node != drained).collect(),
+    };
+    arm(cluster, &candidates, step)?;
+    let drain = post(&http, &format!("nodes/{drained}:drain")).await?;
+    let dead = died(cluster, &candidates, step).await?;
+    cluster.node_mut(dead)?.launch().await?;
+    let done = ended(cluster, &drain.id, "done").await?;
+    ensure!(done.moves_total > 0, "{done:?}");
+    let left: Vec<u64> = members.into_iter().filter(|&node| node != drained).collect();
+    cluster.wait_placed(&left, REST_LIMIT).await?;
+    no_strays(cluster).await?;
+    undrain(cluster, drained).await?;
+    busy.stop(cluster).await
+}
+
+/// Starts a drain whose first target dies while it is sent a snapshot. Gives the drain and who is drained and dead.
+async fn drain_to_the_dead(cluster: &mut Cluster) -> anyhow::Result<(OperationStatus, u64, u64)> {
+    const STEP: &str = "snapshot-chunk-staged";
+    let members = cluster.members(STEP_LIMIT).await?;
+    let status = cluster.wait_placed(&members, REST_LIMIT).await?;
+    let (drained, _) = drained_and_leader(&status)?;
+    let others: Vec<u64> = members.into_iter().filter(|&node| node != drained).collect();
+    arm(cluster, &others, STEP)?;
+    let drain = post(&cluster.http(), &format!("nodes/{drained}:drain")).await?;
+    let dead = died(cluster, &others, STEP).await?;
+    Ok((drain, drained, dead))
+}
+
+async fn target_stays_away(cluster: &mut Cluster) -> anyhow::Result<()> {
+    let busy = Busy::start(cluster, "away").await?;
+    let (drain, drained, dead) = drain_to_the_dead(cluster).await?;
+    // Its successor takes the move back when the node is given up, and dies then.
+    let meta = until(STEP_LIMIT, "a meta leader", || cluster.meta_leader()).await?;
+    arm(cluster, &[meta], "move-taken-back")?;
+    died(cluster, &[meta], "move-taken-back").await?;
+    cluster.node_mut(meta)?.launch().await?;
+    ended(cluster, &drain.id, "done").await?;
+    let left: Vec<u64> =
+        cluster.members(STEP_LIMIT).await?.into_iter().filter(|&node| node != drained).collect();
+    check_eq!(left.len(), 3);
+    cluster.wait_placed(&left, REST_LIMIT).await?;
+    cluster.node_mut(dead)?.launch().await?;
+    undrain(cluster, drained).await?;
+    no_strays(cluster).await?;
+    busy.stop(cluster).await
+}
+
+async fn dies_in_an_undo(cluster: &mut Cluster, who: Who, step: &str) -> anyhow::Result<()> {
+    let http = cluster.http();
+    let before = cluster.wait_placed(&cluster.members(STEP_LIMIT).await?, REST_LIMIT).await?;
+    let busy = Busy::start(cluster, &format!("undo-{step}")).await?;
+    let (drain, _, dead) = drain_to_the_dead(cluster).await?;
+    let copying = |operation: &OperationStatus| {
+        let moves = operation.moves.iter().flatten();
+        moves.clone().find(|step| step.step == "copying").and_then(|step| step.shard)
+    };
+    let shard = until(STEP_LIMIT, "the shard that is copied, with a leader", || async {
+        let answer = http.get(&format!("/admin/v1/operations/{}", drain.id)).expect(200).await?;
+        let shard = copying(&serde_json::from_slice(&answer.body)?).context("none is copied")?;
+        let status = cluster.status().await?;
+        let leader = status.shards.iter().find(|info| info.id == shard).and_then(|info| info.leader);
+        Ok((shard, leader.filter(|&leader| leader != dead).context("no leader")?))
+    });
+    let (shard, leader) = shard.await?;
+    let victim = match who {
+        Who::ShardLeader => leader,
+        Who::MetaLeader | Who::Source | Who::Target => {
+            until(STEP_LIMIT, "a meta leader", || cluster.meta_leader()).await?
+        }
+    };
+    arm(cluster, &[victim], step)?;
+    post(&http, &format!("operations/{}:cancel", drain.id)).await?;
+    died(cluster, &[victim], step).await?;
+    for node in [dead, victim] {
+        cluster.node_mut(node)?.launch().await?;
+    }
+    ended(cluster, &drain.id, "cancelled").await?;
+    let members = cluster.members(STEP_LIMIT).await?;
+    let after = cluster.wait_placed(&members, REST_LIMIT).await?;
+    let replicas = |status: &ClusterStatus| {
+        let info = status.shards.iter().find(|info| info.id == shard).context("the shard")?;
+        anyhow::Ok(info.replicas.iter().copied().collect::<BTreeSet<u64>>())
+    };
+    check_eq!(replicas(&after)?, replicas(&before)?, "shard {shard}");
+    no_strays(cluster).await?;
+    busy.stop(cluster).await
+}
