@@ -61,7 +61,7 @@ struct Doors {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn auth() -> anyhow::Result<()> {
-    let cluster = Cluster::start(Options { nodes: 1, shards: 4, replicas: 1, env: Vec::new() }).await?;
+    let cluster = Cluster::start(Options { nodes: 1, shards: 4, replicas: 1, ..Options::default() }).await?;
     let config = cluster.dir().join("router-auth.toml");
     std::fs::write(&config, CONFIG).context("write the configuration")?;
     let seeds: Vec<String> = cluster.nodes.iter().map(|node| node.addr.clone()).collect();

@@ -110,7 +110,8 @@ async fn overwrite(tested: &Engine) -> anyhow::Result<()> {
         ("BOROUGH_LOG__PURGE_AFTER_BYTES", PURGE_AFTER_BYTES.to_string()),
     ];
     let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
-    let mut cluster = Cluster::start(Options { nodes: 1, shards: SHARDS, replicas: 1, env }).await?;
+    let mut cluster =
+        Cluster::start(Options { nodes: 1, shards: SHARDS, replicas: 1, env, ..Options::default() }).await?;
     let http = cluster.http();
     let mut random = StdRng::seed_from_u64(7);
     let data_dir = cluster.nodes.first().context("no node")?.data_dir.clone();

@@ -23,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands() -> anyhow::Result<()> {
-    let cluster = Cluster::start(Options { nodes: 1, shards: 2, replicas: 1, env: Vec::new() }).await?;
+    let cluster = Cluster::start(Options { nodes: 1, shards: 2, replicas: 1, ..Options::default() }).await?;
     let http = cluster.http();
     let mut cases = Cases::new();
     cases.run("get, put, patch, delete and list", documents(&http)).await;

@@ -52,7 +52,7 @@ fn documents() -> anyhow::Result<usize> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn elastic() -> anyhow::Result<()> {
     let count = documents()?;
-    let options = Options { nodes: 3, shards: SHARDS, replicas: 3, env: env() };
+    let options = Options { nodes: 3, shards: SHARDS, replicas: 3, env: env(), ..Options::default() };
     let mut cluster = Cluster::start(options).await?;
     let http = cluster.http();
     let started = Instant::now();
@@ -343,7 +343,7 @@ async fn meta_leader_killed(cluster: &mut Cluster, count: usize) -> anyhow::Resu
     let rebalance = post(&http, "rebalances").await?;
     let running = under_way(&http, "rebalance").await?;
     check_eq!(running.id, rebalance.id);
-    let leader = meta_leader(cluster).await?;
+    let leader = cluster.meta_leader().await?;
     cluster.node_mut(leader)?.kill()?;
     let killed = busy.load.history.now();
     cluster.node_mut(leader)?.launch().await?;
@@ -354,17 +354,6 @@ async fn meta_leader_killed(cluster: &mut Cluster, count: usize) -> anyhow::Resu
     busy.tell("with the meta leader killed", killed);
     // A node was killed: what it led waits for an election, but no request fails for it.
     busy.stop(cluster, count).await
-}
-
-/// The node that leads the meta group, which is the one that says so in its metrics.
-async fn meta_leader(cluster: &Cluster) -> anyhow::Result<u64> {
-    for node in cluster.nodes.iter().filter(|node| node.running()) {
-        let page = reqwest::get(format!("http://{}/metrics", node.admin)).await?.text().await?;
-        if page.lines().any(|line| line.trim() == "borough_meta_leader 1") {
-            return Ok(node.identity()?.node);
-        }
-    }
-    anyhow::bail!("no node says that it leads the meta group")
 }
 
 /// Who dies while a replica is on its way.
@@ -385,7 +374,7 @@ async fn killed_in_a_move(cluster: &mut Cluster, victim: Victim, count: usize) -
     let dead = match victim {
         Victim::Source => drained,
         Victim::Target => copying.and_then(|step| step.to).context("no target")?,
-        Victim::MetaLeader => meta_leader(cluster).await?,
+        Victim::MetaLeader => cluster.meta_leader().await?,
     };
     cluster.node_mut(dead)?.kill()?;
     cluster.node_mut(dead)?.launch().await?;
