@@ -19,6 +19,7 @@ pub mod http;
 pub mod lister;
 pub mod load;
 pub mod process;
+pub mod record;
 pub mod register;
 pub mod stall;
 pub mod wait;
