@@ -94,7 +94,8 @@ impl Cluster {
         let (dir, temporary) = match &options.dir {
             Some(dir) => (dir.clone(), None),
             None => {
-                let made = tempfile::Builder::new().prefix("borough-").tempdir().context("make a directory")?;
+                let made =
+                    tempfile::Builder::new().prefix("borough-").tempdir().context("make a directory")?;
                 (made.path().to_owned(), Some(made))
             }
         };

@@ -246,8 +246,11 @@ mod tests {
                     assert!(events.is_sorted_by_key(|event| event.at));
                     assert_eq!(events.is_empty(), nemesis == Nemesis::None, "{nemesis:?} {seed} {seconds}");
                     for fault in 0..events.len() / 2 {
-                        let phases: Vec<Phase> =
-                            events.iter().filter(|event| event.fault == fault).map(|event| event.phase).collect();
+                        let phases: Vec<Phase> = events
+                            .iter()
+                            .filter(|event| event.fault == fault)
+                            .map(|event| event.phase)
+                            .collect();
                         assert_eq!(phases, [Phase::Begin, Phase::End], "{nemesis:?} {seed}: {events:?}");
                     }
                 }

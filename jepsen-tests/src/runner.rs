@@ -80,8 +80,10 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
         .with_context(|| format!("make {}", dir.display()))
         .and_then(|()| report::write_command(plan, dir))
         .map_err(harness)?;
-    let recorder = Recorder::create(&dir.join("history.jsonl")).context("create the history").map_err(harness)?;
-    let mut cluster = Cluster::start(options(plan, dir)).await.context("start the cluster").map_err(harness)?;
+    let recorder =
+        Recorder::create(&dir.join("history.jsonl")).context("create the history").map_err(harness)?;
+    let mut cluster =
+        Cluster::start(options(plan, dir)).await.context("start the cluster").map_err(harness)?;
     let site = Site::prepare(plan.workload, &cluster, recorder.clone(), plan.callers, plan.seed);
     let site = site.await.context("prepare the workload").map_err(harness)?;
     let mut director = Director::new(recorder.clone());
@@ -197,7 +199,9 @@ fn default_artefacts() -> PathBuf {
 /// For tests and the command line: the workloads and nemeses that there are.
 pub fn list() -> String {
     let mut lines = vec!["workloads:".to_owned()];
-    lines.extend(Workload::ALL.iter().map(|workload| format!("  {:<20} {}", workload.name(), workload.about())));
+    lines.extend(
+        Workload::ALL.iter().map(|workload| format!("  {:<20} {}", workload.name(), workload.about())),
+    );
     lines.push("nemeses:".to_owned());
     lines.extend(Nemesis::ALL.iter().map(|nemesis| format!("  {:<20} {}", nemesis.name(), nemesis.about())));
     lines.join("\n")

@@ -180,14 +180,18 @@ impl Site {
         let first = routers.first().context("no router")?;
         let keys = match workload {
             Workload::Scan => vec![scan::COLLECTION.to_owned()],
-            Workload::Set | Workload::Append | Workload::Register | Workload::Counter | Workload::Idempotent => {
-                keys(cluster, workload, 1).await?
-            }
+            Workload::Set
+            | Workload::Append
+            | Workload::Register
+            | Workload::Counter
+            | Workload::Idempotent => keys(cluster, workload, 1).await?,
             Workload::Ttl | Workload::Session | Workload::Stale => keys(cluster, workload, 2).await?,
         };
         match workload {
             Workload::Set => first.create_collection(set::COLLECTION, &json!({"sortKey": true})).await?,
-            Workload::Append => first.create_collection(append::COLLECTION, &json!({"sortKey": true})).await?,
+            Workload::Append => {
+                first.create_collection(append::COLLECTION, &json!({"sortKey": true})).await?
+            }
             Workload::Scan => first.create_collection(scan::COLLECTION, &json!({})).await?,
             Workload::Counter => fill(first, &keys, &json!({"count": 0})).await?,
             Workload::Idempotent => fill(first, &keys, &json!({"list": []})).await?,
@@ -255,7 +259,10 @@ impl Caller {
         for key in self.site.keys.clone() {
             let started = Instant::now();
             while !self.last_read(&key).await {
-                anyhow::ensure!(started.elapsed() < LAST_READ_LIMIT, "the last read of {key} is not answered");
+                anyhow::ensure!(
+                    started.elapsed() < LAST_READ_LIMIT,
+                    "the last read of {key} is not answered"
+                );
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
@@ -295,7 +302,12 @@ impl Caller {
 
     fn http(&self) -> Http {
         // Never empty; see `Site::prepare`.
-        self.site.routers.get(self.router).or(self.site.routers.first()).cloned().unwrap_or_else(|| unreachable!())
+        self.site
+            .routers
+            .get(self.router)
+            .or(self.site.routers.first())
+            .cloned()
+            .unwrap_or_else(|| unreachable!())
     }
 
     fn begin(&self, f: &str, key: &str, input: Value) {
@@ -354,7 +366,11 @@ impl Caller {
     }
 
     async fn page(&mut self, path: &str, page_size: u32, token: &str) -> Result<Value, End> {
-        let query = if token.is_empty() { String::new() } else { format!("&pageToken={}", crate::http::segment(token)) };
+        let query = if token.is_empty() {
+            String::new()
+        } else {
+            format!("&pageToken={}", crate::http::segment(token))
+        };
         let mut attempt = 1;
         loop {
             let answer = self.http().get(&format!("{path}?pageSize={page_size}{query}")).send().await;

@@ -98,4 +98,3 @@ impl Router {
         process.terminate(STOP_LIMIT).await.with_context(|| process.log_tail(30))
     }
 }
-

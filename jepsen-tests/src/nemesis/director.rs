@@ -208,7 +208,8 @@ impl Director {
             let leaders: Vec<u64> = status.shards.iter().filter_map(|shard| shard.leader).collect();
             let leader = leaders.get(pick % leaders.len().max(1)).context("no shard has a leader")?;
             let at = position(cluster, *leader)?;
-            let awake = cluster.nodes.get(at).is_some_and(|node| node.running()) && !self.paused.contains(&at);
+            let awake =
+                cluster.nodes.get(at).is_some_and(|node| node.running()) && !self.paused.contains(&at);
             ensure!(awake, "node {leader} is away already");
             Ok(at)
         })

@@ -65,11 +65,8 @@ async fn remove(cluster: &mut Cluster, id: u64) -> anyhow::Result<()> {
     let http = router(cluster)?;
     until(JOIN_LIMIT, "the node to be removed", || async {
         let answer = http.post(&format!("/admin/v1/nodes/{id}:remove"), &json!({})).send().await?;
-        let gone = any_status(cluster)
-            .await?
-            .nodes
-            .iter()
-            .all(|node| node.id != id || node.state == "removed");
+        let gone =
+            any_status(cluster).await?.nodes.iter().all(|node| node.id != id || node.state == "removed");
         ensure!(answer.status == 204 || gone, "{answer}");
         Ok(())
     })

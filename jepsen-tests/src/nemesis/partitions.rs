@@ -18,8 +18,9 @@ pub fn rules(nemesis: Nemesis, cluster: &Cluster, rng: &mut StdRng) -> anyhow::R
     let nodes: Vec<End> =
         cluster.nodes.iter().filter(|node| !node.retired).filter_map(|node| node.end).collect();
     ensure!(nodes.len() >= nemesis.nodes_min(), "{} nodes are too few", nodes.len());
-    let routers: Vec<End> =
-        (1..=cluster.routers().count()).filter_map(|number| Some(End::Router(u8::try_from(number).ok()?))).collect();
+    let routers: Vec<End> = (1..=cluster.routers().count())
+        .filter_map(|number| Some(End::Router(u8::try_from(number).ok()?)))
+        .collect();
     let one = *nodes.get(rng.random_range(0..nodes.len())).context("no node")?;
     let others: Vec<End> = nodes.iter().copied().filter(|node| *node != one).collect();
     Ok(match nemesis {

@@ -81,10 +81,10 @@ impl Plan {
     /// A directory for this run alone.
     pub fn dir(&self) -> PathBuf {
         let root = self.artefacts.clone().unwrap_or_else(default_artefacts);
-        let name = format!("{}-{}-{}", self.workload.name(), self.nemesis_names().replace(',', "+"), self.seed);
-        let mut dirs = (1_u32..).map(|number| {
-            root.join(if number == 1 { name.clone() } else { format!("{name}.{number}") })
-        });
+        let name =
+            format!("{}-{}-{}", self.workload.name(), self.nemesis_names().replace(',', "+"), self.seed);
+        let mut dirs = (1_u32..)
+            .map(|number| root.join(if number == 1 { name.clone() } else { format!("{name}.{number}") }));
         dirs.find(|dir| !dir.exists()).unwrap_or(root)
     }
 
