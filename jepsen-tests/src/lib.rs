@@ -13,6 +13,7 @@
 
 pub mod binary;
 pub mod cases;
+pub mod checker;
 pub mod cluster;
 pub mod history;
 pub mod http;
