@@ -11,9 +11,10 @@ use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::checker;
 use crate::cluster::{Cluster, Options};
 use crate::nemesis::{Director, Nemesis, schedule};
-use crate::record::{Record, Recorder, calls, write_edn};
+use crate::record::{Call, Kind, Record, Recorder, calls, write_edn};
 use crate::workload::{Site, Workload};
 
 mod judge;
@@ -23,7 +24,7 @@ mod report;
 
 pub use matrix::run_all;
 pub use plan::{Engine, Plan};
-pub use report::{Counts, Report, Verdict, table};
+pub use report::{Report, Verdict, table};
 
 /// For calls under way to end: longer than any caller waits.
 const CALLS_LIMIT: Duration = Duration::from_secs(60);
@@ -41,6 +42,8 @@ enum Failure {
 struct Seen {
     records: Vec<Record>,
     faults: usize,
+    /// What the checker said.
+    judged: Option<String>,
 }
 
 /// Carries a plan out. What it found is in the report; everything else in the report's directory.
@@ -57,7 +60,7 @@ pub async fn run(plan: &Plan) -> Report {
         Err(Failure::Harness(error)) => Verdict::Broken(format!("{error:#}")),
     };
     let report = Report::new(plan, verdict, &seen.records, seen.faults, Some(dir.clone()));
-    if let Err(error) = report::write(&report, plan, &dir, &seen.records) {
+    if let Err(error) = report::write(&report, &dir, &seen.records, seen.judged.as_deref()) {
         eprintln!("write the report into {}: {error:#}", dir.display());
     }
     if report.verdict == Verdict::Passed && std::env::var_os("JEPSEN_KEEP").is_none() {
@@ -80,10 +83,10 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
         .with_context(|| format!("make {}", dir.display()))
         .and_then(|()| report::write_command(plan, dir))
         .map_err(harness)?;
-    let recorder =
-        Recorder::create(&dir.join("history.jsonl")).context("create the history").map_err(harness)?;
     let mut cluster =
         Cluster::start(options(plan, dir)).await.context("start the cluster").map_err(harness)?;
+    let recorder =
+        Recorder::create(&dir.join("history.jsonl")).context("create the history").map_err(harness)?;
     let site = Site::prepare(plan.workload, &cluster, recorder.clone(), plan.callers, plan.seed);
     let site = site.await.context("prepare the workload").map_err(harness)?;
     let mut director = Director::new(recorder.clone());
@@ -96,13 +99,20 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
     crashed.and(lived).map_err(Failure::Violation)?;
     // Dropped only here: a verdict on what was answered does not need it, its logs do.
     drop(cluster);
-    calls(&seen.records).context("pair the calls of the history").map_err(harness)?;
-    judge::judge(plan, &seen.records).map_err(Failure::Violation)?;
+    let calls = calls(&seen.records).context("pair the calls of the history").map_err(harness)?;
+    let judged = judge::judge(plan.workload, &calls);
+    seen.judged = Some(judged.to_string());
+    let told = anyhow::anyhow!("{judged}");
+    match judged.verdict {
+        checker::Verdict::Valid => {}
+        checker::Verdict::Invalid(_) => return Err(Failure::Violation(told)),
+        checker::Verdict::Unknown(_) => return Err(Failure::Harness(told)),
+    }
     let faults = site.faults();
     if !faults.is_empty() {
         return Err(Failure::Violation(anyhow::anyhow!("answers break the contract: {}", faults.join("; "))));
     }
-    enough(plan, &seen.records, &director).map_err(harness)
+    enough(plan, &calls, &director).map_err(harness)
 }
 
 fn options(plan: &Plan, dir: &Path) -> Options {
@@ -180,12 +190,11 @@ fn write_history(records: &[Record], dir: &Path) -> anyhow::Result<()> {
 }
 
 /// A history in which nothing happened breaks no promise, and shows nothing.
-fn enough(plan: &Plan, records: &[Record], director: &Director) -> anyhow::Result<()> {
-    let counts = Counts::of(records);
-    let least = plan.length.as_secs() * 3;
-    ensure!(counts.ok as u64 >= least, "only {} calls succeeded, of at least {least}", counts.ok);
-    let reads = Counts::of_function(records, plan.workload.read_function());
-    ensure!(reads.ok > 0, "no read succeeded");
+fn enough(plan: &Plan, calls: &[Call], director: &Director) -> anyhow::Result<()> {
+    let (ok, least) = (checker::counts(calls).ok as u64, plan.length.as_secs() * 3);
+    ensure!(ok >= least, "only {ok} calls succeeded, of at least {least}");
+    let read = |call: &Call| call.f == plan.workload.read_function() && call.end == Kind::Ok;
+    ensure!(calls.iter().any(read), "no read succeeded");
     let quiet = plan.nemeses.iter().all(|nemesis| *nemesis == Nemesis::None);
     ensure!(quiet || director.injected > 0, "no fault took effect: {}", director.failures.join("; "));
     Ok(())

@@ -33,6 +33,8 @@ mod ttl;
 const ANSWER_LIMIT: Duration = Duration::from_secs(11);
 /// Of one page of a listing, before the listing is given up.
 const PAGE_ATTEMPTS: u32 = 3;
+/// For how long a register is in use.
+const KEY_AGE_SECONDS: u64 = 10;
 /// For the final reads: nothing is broken any more then.
 const LAST_READ_LIMIT: Duration = Duration::from_secs(60);
 
@@ -81,6 +83,7 @@ pub struct Site {
     seed: u64,
     /// Of `append`: the keys that are in use now.
     generation: AtomicU64,
+    begun: Instant,
 }
 
 /// One sequential caller.
@@ -98,6 +101,8 @@ pub struct Caller {
     token: Option<String>,
     /// Of `append`: length of the longest list in the last transaction.
     longest: usize,
+    /// Of `scan`: what it has added and not removed.
+    added: Vec<String>,
 }
 
 impl Workload {
@@ -198,7 +203,8 @@ impl Site {
             Workload::Register | Workload::Ttl | Workload::Session | Workload::Stale => {}
         }
         let generation = AtomicU64::new(0);
-        Ok(Arc::new(Self { workload, recorder, routers, keys, callers, seed, generation }))
+        let begun = Instant::now();
+        Ok(Arc::new(Self { workload, recorder, routers, keys, callers, seed, generation, begun }))
     }
 
     /// The caller of this number, below the number of callers; one more makes the final reads.
@@ -214,6 +220,25 @@ impl Site {
             seen: HashMap::new(),
             token: None,
             longest: 0,
+            added: Vec::new(),
+        }
+    }
+
+    /// All that have been in use.
+    fn all_keys(&self) -> Vec<String> {
+        match self.workload {
+            Workload::Register => {
+                let ages = 0..=self.begun.elapsed().as_secs() / KEY_AGE_SECONDS;
+                ages.flat_map(|age| self.keys.iter().map(move |key| of_age(key, age))).collect()
+            }
+            Workload::Ttl
+            | Workload::Set
+            | Workload::Counter
+            | Workload::Idempotent
+            | Workload::Append
+            | Workload::Session
+            | Workload::Stale
+            | Workload::Scan => self.keys.clone(),
         }
     }
 
@@ -221,6 +246,11 @@ impl Site {
     pub fn faults(&self) -> Vec<String> {
         self.routers.iter().flat_map(Http::faults).collect()
     }
+}
+
+/// The keys of registers change as time goes by: deciding one takes time exponential in its calls of unknown outcome.
+fn of_age(key: &str, age: u64) -> String {
+    format!("{key}.{age}")
 }
 
 async fn keys(cluster: &Cluster, workload: Workload, per_shard: usize) -> anyhow::Result<Vec<String>> {
@@ -256,7 +286,7 @@ impl Caller {
     /// # Errors
     /// When one is not answered in time.
     pub async fn last_reads(&mut self) -> anyhow::Result<()> {
-        for key in self.site.keys.clone() {
+        for key in self.site.all_keys() {
             let started = Instant::now();
             while !self.last_read(&key).await {
                 anyhow::ensure!(
@@ -285,7 +315,18 @@ impl Caller {
     /// One of the keys.
     fn key(&mut self) -> String {
         let at = self.rng.random_range(0..self.site.keys.len().max(1));
-        self.site.keys.get(at).cloned().unwrap_or_default()
+        let key = self.site.keys.get(at).cloned().unwrap_or_default();
+        match self.site.workload {
+            Workload::Register => of_age(&key, self.site.begun.elapsed().as_secs() / KEY_AGE_SECONDS),
+            Workload::Ttl
+            | Workload::Set
+            | Workload::Counter
+            | Workload::Idempotent
+            | Workload::Append
+            | Workload::Session
+            | Workload::Stale
+            | Workload::Scan => key,
+        }
     }
 
     /// A number that no caller of the run has had.

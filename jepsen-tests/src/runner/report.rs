@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::Plan;
-use crate::record::{Kind, NEMESIS, Record};
+use crate::checker::{self, Counts};
+use crate::record::{NEMESIS, Record, calls};
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,38 +39,6 @@ impl Verdict {
     }
 }
 
-/// Ends of calls.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counts {
-    pub ok: usize,
-    pub fail: usize,
-    pub info: usize,
-}
-
-impl Counts {
-    pub fn of(records: &[Record]) -> Self {
-        Self::count(records.iter())
-    }
-
-    /// Of the calls of one function.
-    pub fn of_function(records: &[Record], f: &str) -> Self {
-        Self::count(records.iter().filter(|record| record.f == f))
-    }
-
-    fn count<'a>(records: impl Iterator<Item = &'a Record>) -> Self {
-        let mut counts = Self::default();
-        for record in records.filter(|record| record.process != NEMESIS) {
-            match record.kind {
-                Kind::Ok => counts.ok += 1,
-                Kind::Fail => counts.fail += 1,
-                Kind::Info => counts.info += 1,
-                Kind::Invoke => {}
-            }
-        }
-        counts
-    }
-}
-
 /// A run when it is over.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -98,7 +67,8 @@ impl Report {
             workload: plan.workload.name(),
             nemeses: plan.nemesis_names(),
             seed: plan.seed,
-            counts: Counts::of(records),
+            // What cannot be paired is told by the verdict.
+            counts: calls(records).map(|calls| checker::counts(&calls)).unwrap_or_default(),
             faults,
             verdict,
             dir,
@@ -153,9 +123,15 @@ pub(super) fn write_command(plan: &Plan, dir: &Path) -> anyhow::Result<()> {
     save(&dir.join("command.txt"), &format!("{}\n", plan.command()))
 }
 
-/// `verdict.txt` and `timeline.txt`.
-pub(super) fn write(report: &Report, _plan: &Plan, dir: &Path, records: &[Record]) -> anyhow::Result<()> {
-    save(&dir.join("verdict.txt"), &format!("{report}\n"))?;
+/// `verdict.txt` and `faults.txt`.
+pub(super) fn write(
+    report: &Report,
+    dir: &Path,
+    records: &[Record],
+    judged: Option<&str>,
+) -> anyhow::Result<()> {
+    let judged = judged.map_or_else(String::new, |text| format!("{text}\n"));
+    save(&dir.join("verdict.txt"), &format!("{report}\n{judged}"))?;
     save(&dir.join("faults.txt"), &faults(records))
 }
 
