@@ -23,4 +23,5 @@ pub mod process;
 pub mod record;
 pub mod register;
 pub mod stall;
+pub mod timeline;
 pub mod wait;
