@@ -26,5 +26,6 @@ pub mod record;
 pub mod register;
 pub mod runner;
 pub mod stall;
+pub mod timeline;
 pub mod wait;
 pub mod workload;

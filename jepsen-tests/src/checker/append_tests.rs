@@ -55,7 +55,7 @@ fn what_reads_show_by_themselves_is_found() {
         txn(2, (1, 4), json!([["r", "x", [1]]])),
         txn(2, (5, 6), json!([["r", "x", [1, 2]]])),
     ]);
-    assert_invalid(&half, &["G1b: intermediate read"]);
+    assert_invalid(&half, &["G-single: read skew", "G1b: intermediate read"]);
     let failed = check(&[one.clone().failed(), txn(2, (3, 4), json!([["r", "x", [1, 2]]]))]);
     assert_invalid(&failed, &["G1a: aborted read"]);
     let forked = check(&[

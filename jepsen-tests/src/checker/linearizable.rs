@@ -35,6 +35,9 @@ impl Default for Bounds {
 /// As many keys have their violation reduced; it takes many searches.
 const SHRUNK_KEYS_MAX: usize = 5;
 
+/// As many calls of a violation are printed: the last ones, as the violation is in the last.
+const ROWS_MAX: usize = 40;
+
 /// Checks all keys, each absent at first.
 pub fn check(calls: &[Call], bounds: Bounds) -> Report {
     let mut findings = Findings::default();
@@ -112,7 +115,8 @@ fn table(ops: &[Op], calls: &[&Call]) -> String {
     let from = shown.iter().map(|call| call.start_ns).min();
     let to = shown.iter().filter_map(|call| call.end_ns).max();
     let mut rows = vec![["process", "call", "result", "from", "to"].map(str::to_owned)];
-    for call in &shown {
+    let left_out = shown.len().saturating_sub(ROWS_MAX);
+    for call in shown.iter().skip(left_out) {
         let input = if call.input.is_null() { String::new() } else { format!(" {}", call.input) };
         let result = match call.end {
             Kind::Ok if call.f == "read" => format!("ok {}", call.output),
@@ -132,7 +136,8 @@ fn table(ops: &[Op], calls: &[&Call]) -> String {
         milliseconds(from),
         milliseconds(to)
     );
-    format!("{heading}\n{}", columns(&rows))
+    let left_out = if left_out > 0 { format!("\n  ({left_out} before these)") } else { String::new() };
+    format!("{heading}{left_out}\n{}", columns(&rows))
 }
 
 fn columns(rows: &[[String; 5]]) -> String {

@@ -108,7 +108,7 @@ fn a_violation_is_reduced_to_what_shows_it() {
     let Verdict::Invalid(violations) = &report.verdict else { panic!("{report}") };
     let detail = &violations[0].detail;
     assert!(detail.starts_with("no order explains these 3 of its 1501 calls"), "{detail}");
-    assert!(detail.contains("read     ok 300") && detail.contains("cas [300,10300]"), "{detail}");
+    assert!(detail.contains("ok 300") && detail.contains("cas [300,10300]"), "{detail}");
 }
 
 #[test]
@@ -192,8 +192,8 @@ fn any_history(rng: &mut StdRng) -> Vec<Call> {
 
 #[test]
 fn random_histories_are_judged_as_by_force() {
-    let (mut good, mut bad) = (0, 0);
-    for seed in 0..60_000 {
+    let (mut good, mut bad, mut largest) = (0, 0, 0);
+    for seed in 0..20_000 {
         let calls = any_history(&mut StdRng::seed_from_u64(seed));
         let expected = by_force(&calls, 0, &Value::Null);
         let refs: Vec<&Call> = calls.iter().collect();
@@ -210,15 +210,19 @@ fn random_histories_are_judged_as_by_force() {
         );
         if expected {
             good += 1;
+            // Nothing that is left out makes a violation.
+            assert_eq!(shrink::smallest(&ops), ops, "seed {seed}\n{}", listed());
             continue;
         }
         bad += 1;
         let smallest = shrink::smallest(&ops);
         assert_eq!(search::decide(&smallest, Bounds::default()), Outcome::NotLinearizable, "seed {seed}");
+        largest = largest.max(smallest.len());
         assert!(!smallest.is_empty() && smallest.len() <= ops.len(), "seed {seed}");
         assert!(!table(&smallest, &refs).is_empty() && !name(&smallest, &refs).is_empty());
     }
-    assert!(good > 10_000 && bad > 10_000, "{good} good, {bad} bad");
+    assert!(largest <= 8, "{largest}");
+    assert!(good > 3_000 && bad > 3_000, "{good} good, {bad} bad");
 }
 
 /// What a correct register does: every call takes effect somewhere between its start and end.
@@ -291,7 +295,8 @@ fn a_hundred_thousand_calls_are_decided_in_seconds() {
         let good = began.elapsed();
         // A read of what was there long before.
         let reads = |call: &&mut Call| call.f == "read" && call.end == Kind::Ok && call.start_ns > 20_000;
-        calls.iter_mut().filter(reads).last().unwrap().output = json!(1);
+        let old = calls.iter().find(|call| call.f == "write" && call.end == Kind::Ok).unwrap().clone();
+        calls.iter_mut().filter(reads).rfind(|call| call.key == old.key).unwrap().output = old.input;
         let began = Instant::now();
         let report = checked(&calls);
         println!(

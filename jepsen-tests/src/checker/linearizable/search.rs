@@ -63,10 +63,11 @@ struct Problem {
     must: Vec<Op>,
     /// Those that may: like steps together, by their start.
     may: Vec<(Step, Vec<u64>)>,
+    /// Those that may and swap from a value that is produced once, by that value, with the first start of the like.
+    /// Which of them took effect need not be remembered: the value is gone then.
+    may_once: HashMap<Id, Vec<(Id, u64)>>,
     /// How many of `must` observe each value that is produced once; absent for others.
     observers: HashMap<Id, u32>,
-    /// Values that an optional swap starts from.
-    swapped: HashSet<Id>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -148,11 +149,20 @@ fn prepare(ops: &[Op]) -> Option<Problem> {
         }
     }
     let once = uses.iter().filter(|(_, of_id)| of_id.producers == 1);
-    let observers = once.map(|(&id, of_id)| (id, of_id.must_see)).collect();
-    let swapped = uses.iter().filter(|(_, of_id)| of_id.may_see > 0).map(|(&id, _)| id).collect();
+    let observers: HashMap<Id, u32> = once.map(|(&id, of_id)| (id, of_id.must_see)).collect();
     let (mut must, may): (Vec<Op>, Vec<Op>) = ops.into_iter().partition(|op| op.end.is_some());
     must.sort_by_key(|op| op.start);
-    Some(Problem { must, may: alike(&may), observers, swapped })
+    let mut may_once: HashMap<Id, Vec<(Id, u64)>> = HashMap::new();
+    let mut groups = Vec::new();
+    for (step, starts) in alike(&may) {
+        match (step, starts.first()) {
+            (Step::Swap { old, new }, Some(&start)) if observers.contains_key(&old) => {
+                may_once.entry(old).or_default().push((new, start));
+            }
+            _ => groups.push((step, starts)),
+        }
+    }
+    Some(Problem { must, may: groups, may_once, observers })
 }
 
 fn alike(may: &[Op]) -> Vec<(Step, Vec<u64>)> {
@@ -306,7 +316,7 @@ impl Problem {
     fn is_spent(&self, configuration: &Configuration) -> bool {
         let state = configuration.state;
         let seen_by_all = self.observers.get(&state).is_some_and(|&all| all == configuration.seen);
-        state == OTHER || (seen_by_all && !self.swapped.contains(&state))
+        state == OTHER || (seen_by_all && !self.may_once.contains_key(&state))
     }
 
     /// Nobody must see the value any more, or it may come back.
@@ -327,6 +337,11 @@ impl Problem {
 
     /// Pushes what can come next, the most urgent last, to be taken first.
     fn follow(&self, from: &Configuration, candidates: &Candidates, stack: &mut Vec<Configuration>) {
+        for &(state, start) in self.may_once.get(&from.state).into_iter().flatten() {
+            if start <= candidates.until && self.may_leave(from, 0) {
+                stack.push(Configuration { state, seen: 0, ..from.clone() });
+            }
+        }
         for (group, (step, starts)) in self.may.iter().enumerate() {
             let used = from.used.get(group).copied().unwrap_or_default();
             let open = starts.get(used as usize).is_some_and(|&start| start <= candidates.until);

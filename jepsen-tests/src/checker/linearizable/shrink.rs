@@ -1,13 +1,14 @@
 //! Reduces a history that is not linearizable to a small part that is not.
 //!
 //! Only steps are taken that cannot make a good history bad, so what is left is a violation on its own:
-//! cutting the end off (linearizability is prefix-closed), leaving out what only looks, and leaving out a value
-//! altogether, with who wrote it and who saw it; a swap from a value left out counts as a plain write.
+//! cutting the end off (linearizability is prefix-closed), leaving out what only looks, leaving out a value
+//! altogether, with who wrote it and who saw it (a swap from it counts as a plain write), and leaving out a
+//! deletion that nobody can have noticed, as another write came between.
 
 use std::collections::BTreeSet;
 
 use super::Bounds;
-use super::model::{Id, Op, Step};
+use super::model::{ABSENT, Id, Op, Step};
 use super::search::{Outcome, decide};
 
 /// Smaller than for the decision, as many searches are made; what exceeds them is not left out.
@@ -24,6 +25,7 @@ pub fn smallest(ops: &[Op]) -> Vec<Op> {
         let before = ops.len();
         shrinker.leave_out_values(&mut ops);
         shrinker.leave_out_looks(&mut ops);
+        shrinker.leave_out_deletions(&mut ops);
         if ops.len() == before {
             return ops;
         }
@@ -74,14 +76,28 @@ impl Shrinker {
     }
 
     fn leave_out_values(&mut self, ops: &mut Vec<Op>) {
-        // A refused condition could have held thanks to any value.
-        if ops.iter().any(|op| matches!(op.step, Step::Unlike(_))) {
-            return;
-        }
         let ids = ops.iter().flat_map(|op| [op.step.produces(), op.step.observes()]).flatten();
         let ids: BTreeSet<Id> = ids.collect();
         let ids: Vec<Id> = ids.into_iter().collect();
-        self.leave_out(ops, &ids, |ops, ids| ops.iter().filter_map(|op| without(op, ids)).collect());
+        self.leave_out(ops, &ids, |ops, ids| {
+            let kept: Vec<Op> = ops.iter().filter_map(|op| without(op, ids)).collect();
+            // What holds because of any other value may have held because of this one.
+            let cover = Cover::new(&kept, |op| matches!(op.step, Step::Unlike(_)));
+            let mut gone = ops.iter().filter(|op| op.step.produces().is_some_and(|id| ids.contains(&id)));
+            if gone.all(|op| cover.hides(op)) { kept } else { ops.to_vec() }
+        });
+    }
+
+    fn leave_out_deletions(&mut self, ops: &mut Vec<Op>) {
+        let notices = |op: &Op| {
+            matches!(op.step, Step::Read(ABSENT) | Step::Swap { old: ABSENT, .. } | Step::Unlike(_))
+        };
+        let cover = Cover::new(ops, notices);
+        let hidden = ops.iter().filter(|op| op.step == Step::Write(ABSENT) && cover.hides(op));
+        let calls: Vec<usize> = hidden.map(|op| op.call).collect();
+        self.leave_out(ops, &calls, |ops, calls| {
+            ops.iter().copied().filter(|op| !calls.contains(&op.call)).collect()
+        });
     }
 
     /// Tries to leave out half of the things, then quarters, and so on down to single ones.
@@ -129,4 +145,41 @@ fn without(op: &Op, ids: &BTreeSet<Id>) -> Option<Op> {
         Step::Swap { old, new } if ids.contains(&old) => Some(Op { step: Step::Write(new), ..*op }),
         Step::Read(_) | Step::Unlike(_) | Step::Write(_) | Step::Swap { .. } => Some(*op),
     }
+}
+
+/// Tells what had been overwritten before anybody could notice it.
+struct Cover {
+    /// Start of each acknowledged write of a value, by that; with the first end of all from there on.
+    writers: Vec<(u64, u64)>,
+    /// End of each that could notice, by that; with the first start of all from there on.
+    watchers: Vec<(u64, u64)>,
+}
+
+impl Cover {
+    fn new(ops: &[Op], notices: impl Fn(&Op) -> bool) -> Self {
+        let writes = ops.iter().filter(|op| op.step.produces().is_some_and(|id| id != ABSENT));
+        let writers = writes.filter_map(|op| Some((op.start, op.end?))).collect();
+        let watchers = ops.iter().filter(|op| notices(op));
+        let watchers = watchers.map(|op| (op.end.unwrap_or(u64::MAX), op.start)).collect();
+        Self { writers: least_from(writers), watchers: least_from(watchers) }
+    }
+
+    /// Every watcher ended before the write began, or began after another that came after the write had ended.
+    fn hides(&self, write: &Op) -> bool {
+        let after = write.end.map(|end| self.writers.partition_point(|&(start, _)| start <= end));
+        let overwritten = after.and_then(|at| self.writers.get(at)).map(|&(_, end)| end);
+        let watchers = self.watchers.partition_point(|&(end, _)| end < write.start);
+        let watched = self.watchers.get(watchers).map(|&(_, start)| start);
+        watched.is_none_or(|watched| overwritten.is_some_and(|overwritten| overwritten < watched))
+    }
+}
+
+fn least_from(mut pairs: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+    pairs.sort_unstable();
+    let mut least = u64::MAX;
+    for (_, second) in pairs.iter_mut().rev() {
+        least = least.min(*second);
+        *second = least;
+    }
+    pairs
 }
