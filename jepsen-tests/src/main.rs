@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use jepsen_tests::nemesis::Nemesis;
-use jepsen_tests::runner::{Engine, Plan, Report, list, run, run_all, table};
+use jepsen_tests::runner::{Engine, Plan, Report, check_file, list, run, run_all, table};
 use jepsen_tests::workload::Workload;
 
 /// Chaos runs against real borough processes.
@@ -28,6 +28,8 @@ struct Cli {
 enum Command {
     /// Every workload under every nemesis, and a table at the end
     All(AllArgs),
+    /// Judge the history of an earlier run again
+    Check(CheckArgs),
 }
 
 #[derive(Debug, Args)]
@@ -63,7 +65,7 @@ struct RunArgs {
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=500))]
     concurrency: u64,
     /// Calls a second that all callers together aim at
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = 300)]
     rate: u32,
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
     routers: u8,
@@ -72,6 +74,15 @@ struct RunArgs {
     list: bool,
     #[command(flatten)]
     common: Common,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Of the run
+    #[arg(long, value_parser = workload)]
+    workload: Workload,
+    /// Its `history.jsonl`
+    history: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -106,6 +117,7 @@ async fn main() -> ExitCode {
             println!("\n{}", table(&reports));
             reports
         }
+        Some(Command::Check(args)) => return check(&args),
         None => {
             let Some(workload) = cli.run.workload.filter(|_| !cli.run.list) else {
                 println!("{}", list());
@@ -117,6 +129,19 @@ async fn main() -> ExitCode {
         }
     };
     ExitCode::from(Report::exit_code(&reports))
+}
+
+fn check(args: &CheckArgs) -> ExitCode {
+    match check_file(args.workload, &args.history) {
+        Ok((told, code)) => {
+            println!("{told}");
+            ExitCode::from(code)
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::from(2)
+        }
+    }
 }
 
 fn plan(workload: Workload, args: RunArgs) -> Plan {

@@ -110,7 +110,7 @@ impl Nemesis {
             Self::KillRouter => "kill -9 of a router",
             Self::Pause => "SIGSTOP of a node for longer than an election, then SIGCONT",
             Self::PauseLeader => "the same to the leader of a random shard",
-            Self::PartitionMajority => "one node is cut off from the others, of some times from routers too",
+            Self::PartitionMajority => "one node is cut off from the others, at times from routers too",
             Self::PartitionOneWay => "one node no longer hears the others, or they no longer hear it",
             Self::PartitionRing => "each node reaches only its neighbours on a ring (five nodes)",
             Self::PartitionBridge => "two halves that only one node in the middle connects (five nodes)",
@@ -162,6 +162,11 @@ impl Nemesis {
     /// Whether nodes join and leave, so that replicas are to move without delay.
     pub fn changes_members(self) -> bool {
         matches!(self, Self::Membership | Self::Mix)
+    }
+
+    /// Whether it undoes itself and takes as long as it takes.
+    pub fn ends_by_itself(self) -> bool {
+        matches!(self, Self::Membership | Self::RollingRestart)
     }
 
     /// How long a fault lasts, in milliseconds.

@@ -42,6 +42,8 @@ enum Failure {
 struct Seen {
     records: Vec<Record>,
     faults: usize,
+    /// Faults that could not be made, and why.
+    missed: Vec<String>,
     /// What the checker said.
     judged: Option<String>,
 }
@@ -49,7 +51,7 @@ struct Seen {
 /// Carries a plan out. What it found is in the report; everything else in the report's directory.
 pub async fn run(plan: &Plan) -> Report {
     if let Some(reason) = plan.skipped() {
-        return Report::new(plan, Verdict::Skipped(reason), &[], 0, None);
+        return Report::new(plan, Verdict::Skipped(reason), &[], 0, Vec::new(), None);
     }
     let dir = plan.dir();
     let mut seen = Seen::default();
@@ -59,7 +61,7 @@ pub async fn run(plan: &Plan) -> Report {
         Err(Failure::Violation(error)) => Verdict::Violation(format!("{error:#}")),
         Err(Failure::Harness(error)) => Verdict::Broken(format!("{error:#}")),
     };
-    let report = Report::new(plan, verdict, &seen.records, seen.faults, Some(dir.clone()));
+    let report = Report::new(plan, verdict, &seen.records, seen.faults, seen.missed, Some(dir.clone()));
     if let Err(error) = report::write(&report, &dir, &seen.records, seen.judged.as_deref()) {
         eprintln!("write the report into {}: {error:#}", dir.display());
     }
@@ -92,6 +94,7 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
     let mut director = Director::new(recorder.clone());
     let lived = live(plan, &mut cluster, &site, &mut director).await;
     seen.faults = director.injected;
+    seen.missed = director.failures.clone();
     let crashed = crashed(&mut cluster);
     let finished = recorder.finish().context("write the history").map_err(harness);
     seen.records = finished?;
@@ -198,6 +201,22 @@ fn enough(plan: &Plan, calls: &[Call], director: &Director) -> anyhow::Result<()
     let quiet = plan.nemeses.iter().all(|nemesis| *nemesis == Nemesis::None);
     ensure!(quiet || director.injected > 0, "no fault took effect: {}", director.failures.join("; "));
     Ok(())
+}
+
+/// Judges the history in a file; gives what the checker says, and an exit code.
+///
+/// # Errors
+/// When the file is no history.
+pub fn check_file(workload: Workload, path: &Path) -> anyhow::Result<(String, u8)> {
+    let records = crate::record::read(path).with_context(|| format!("read {}", path.display()))?;
+    let calls = calls(&records).context("pair the calls of the history")?;
+    let judged = judge::judge(workload, &calls);
+    let code = match judged.verdict {
+        checker::Verdict::Valid => 0,
+        checker::Verdict::Invalid(_) => 1,
+        checker::Verdict::Unknown(_) => 2,
+    };
+    Ok((judged.to_string(), code))
 }
 
 /// Where runs are kept unless told.

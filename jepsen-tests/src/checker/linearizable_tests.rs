@@ -58,6 +58,15 @@ fn good_histories_pass() {
 }
 
 #[test]
+fn a_write_that_nobody_saw_may_have_undone_a_delete() {
+    // 2 must come after the delete, or the create would not have been refused.
+    let history = [write((1, 2), 1), delete((3, 6)), write((4, 8), 2), create((9, 10), 3).refused()];
+    assert_valid(&checked(&history));
+    let history = [write((1, 2), 1), write((3, 4), 2), delete((5, 6)), create((9, 10), 3).refused()];
+    assert_invalid(&checked(&history), &["refused although the condition held"]);
+}
+
+#[test]
 fn bad_reads_are_found() {
     let writes = [write((1, 2), 1), write((3, 4), 2)];
     let with = |read: Call| checked(&[writes[0].clone(), writes[1].clone(), read]);

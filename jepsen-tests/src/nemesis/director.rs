@@ -28,15 +28,13 @@ enum Undo {
     Resume(usize),
     LaunchRouter(usize),
     Links,
-    /// It ended by itself.
-    Nothing,
 }
 
 /// Makes the faults of a run.
 #[derive(Debug)]
 pub struct Director {
     recorder: Recorder,
-    open: BTreeMap<usize, Undo>,
+    open: BTreeMap<usize, (Nemesis, Undo)>,
     paused: BTreeSet<usize>,
     /// Faults that took effect.
     pub injected: usize,
@@ -67,7 +65,7 @@ impl Director {
                 // Behind the schedule: what ends a fault counts, what begins one comes too late.
                 Phase::Begin if started.elapsed() > length => {}
                 Phase::Begin => self.begin(cluster, event).await,
-                Phase::End => self.end(cluster, event.fault, event.nemesis.name()).await?,
+                Phase::End => self.end(cluster, event.fault).await?,
             }
         }
         tokio::time::sleep_until((started + length).into()).await;
@@ -79,24 +77,31 @@ impl Director {
     }
 
     async fn begin(&mut self, cluster: &mut Cluster, event: &Event) {
-        let name = event.nemesis.name();
-        let begun = Box::pin(self.inject(cluster, event)).await;
-        match begun {
+        let (name, fault) = (event.nemesis.name(), event.fault);
+        let whole = event.nemesis.ends_by_itself();
+        if whole {
+            self.record(name, json!({"phase": "start", "fault": fault}), None);
+        }
+        let phase = if whole { "end" } else { "start" };
+        match Box::pin(self.inject(cluster, event)).await {
             Ok((undo, met)) => {
                 self.injected += 1;
-                self.record(name, json!({"phase": "start", "fault": event.fault, "met": met}), None);
-                self.open.insert(event.fault, undo);
+                self.record(name, json!({"phase": phase, "fault": fault, "met": met}), None);
+                if let Some(undo) = undo {
+                    self.open.insert(fault, (event.nemesis, undo));
+                }
             }
             Err(error) => {
                 let error = format!("{error:#}");
                 self.failures.push(format!("{name}: {error}"));
-                self.record(name, json!({"phase": "start", "fault": event.fault}), Some(error));
+                let phase = if whole { "end" } else { "failed" };
+                self.record(name, json!({"phase": phase, "fault": fault}), Some(error));
             }
         }
     }
 
-    async fn end(&mut self, cluster: &mut Cluster, fault: usize, name: &str) -> anyhow::Result<()> {
-        let Some(undo) = self.open.remove(&fault) else { return Ok(()) };
+    async fn end(&mut self, cluster: &mut Cluster, fault: usize) -> anyhow::Result<()> {
+        let Some((nemesis, undo)) = self.open.remove(&fault) else { return Ok(()) };
         match undo {
             Undo::Launch(nodes) => {
                 for node in nodes {
@@ -110,9 +115,8 @@ impl Director {
                     links.clear(fault);
                 }
             }
-            Undo::Nothing => {}
         }
-        self.record(name, json!({"phase": "end", "fault": fault}), None);
+        self.record(nemesis.name(), json!({"phase": "end", "fault": fault}), None);
         Ok(())
     }
 
@@ -122,7 +126,7 @@ impl Director {
     /// What does not start again or does not become whole.
     pub async fn heal(&mut self, cluster: &mut Cluster) -> anyhow::Result<()> {
         for fault in self.open.keys().copied().collect::<Vec<_>>() {
-            self.end(cluster, fault, "heal").await?;
+            self.end(cluster, fault).await?;
         }
         if let Some(links) = &cluster.links {
             links.heal();
@@ -152,7 +156,11 @@ impl Director {
         running.map(|(at, _)| at).filter(|at| !self.paused.contains(at)).collect()
     }
 
-    async fn inject(&mut self, cluster: &mut Cluster, event: &Event) -> anyhow::Result<(Undo, Value)> {
+    async fn inject(
+        &mut self,
+        cluster: &mut Cluster,
+        event: &Event,
+    ) -> anyhow::Result<(Option<Undo>, Value)> {
         let mut rng = StdRng::seed_from_u64(event.pick);
         let awake = self.awake(cluster);
         match event.nemesis {
@@ -187,15 +195,15 @@ impl Director {
             | Nemesis::LinkLoss => {
                 let (rules, met) = partitions::rules(event.nemesis, cluster, &mut rng)?;
                 cluster.links.as_ref().context("links have no proxies")?.set(event.fault, rules);
-                Ok((Undo::Links, met))
+                Ok((Some(Undo::Links), met))
             }
             Nemesis::Membership => {
                 let met = membership::replace_one(cluster, &awake, &mut rng).await?;
-                Ok((Undo::Nothing, met))
+                Ok((None, met))
             }
             Nemesis::RollingRestart => {
                 let met = restart_all(cluster, &awake).await?;
-                Ok((Undo::Nothing, met))
+                Ok((None, met))
             }
         }
     }
@@ -216,11 +224,11 @@ impl Director {
         .await
     }
 
-    fn pause(&mut self, cluster: &Cluster, at: usize) -> anyhow::Result<(Undo, Value)> {
+    fn pause(&mut self, cluster: &Cluster, at: usize) -> anyhow::Result<(Option<Undo>, Value)> {
         let node = cluster.nodes.get(at).context("no such node")?;
         node.signal(Signal::SIGSTOP)?;
         self.paused.insert(at);
-        Ok((Undo::Resume(at), json!(node.name())))
+        Ok((Some(Undo::Resume(at)), json!(node.name())))
     }
 }
 
@@ -254,7 +262,7 @@ pub fn choose(rng: &mut StdRng, from: &[usize], count: usize) -> anyhow::Result<
     Ok(chosen)
 }
 
-fn kill(cluster: &mut Cluster, nodes: Vec<usize>) -> anyhow::Result<(Undo, Value)> {
+fn kill(cluster: &mut Cluster, nodes: Vec<usize>) -> anyhow::Result<(Option<Undo>, Value)> {
     ensure!(!nodes.is_empty(), "no node is awake");
     let mut names = Vec::new();
     for &at in &nodes {
@@ -262,15 +270,15 @@ fn kill(cluster: &mut Cluster, nodes: Vec<usize>) -> anyhow::Result<(Undo, Value
         node.kill()?;
         names.push(node.name().to_owned());
     }
-    Ok((Undo::Launch(nodes), json!(names)))
+    Ok((Some(Undo::Launch(nodes)), json!(names)))
 }
 
-fn kill_router(cluster: &mut Cluster, rng: &mut StdRng) -> anyhow::Result<(Undo, Value)> {
+fn kill_router(cluster: &mut Cluster, rng: &mut StdRng) -> anyhow::Result<(Option<Undo>, Value)> {
     let running: Vec<usize> =
         cluster.routers().enumerate().filter(|(_, router)| router.running()).map(|(at, _)| at).collect();
     let at = *choose(rng, &running, 1)?.first().context("no router")?;
     cluster.routers_mut().nth(at).context("no such router")?.kill()?;
-    Ok((Undo::LaunchRouter(at), json!(format!("router-{}", at + 1))))
+    Ok((Some(Undo::LaunchRouter(at)), json!(format!("router-{}", at + 1))))
 }
 
 /// Starts a node again unless it runs or has been removed.

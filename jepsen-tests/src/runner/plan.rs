@@ -61,7 +61,7 @@ impl Plan {
             nodes,
             shards: 8,
             callers: 12,
-            rate: 150.0,
+            rate: 300.0,
             routers: 2,
             artefacts: None,
             engine: None,

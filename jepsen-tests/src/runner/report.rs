@@ -1,5 +1,7 @@
 //! What a run found, for people.
 
+use std::fs::File;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -7,6 +9,7 @@ use anyhow::Context as _;
 use super::Plan;
 use crate::checker::{self, Counts};
 use crate::record::{NEMESIS, Record, calls};
+use crate::timeline::write_html;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub struct Report {
     pub seed: u64,
     pub counts: Counts,
     pub faults: usize,
+    /// Faults that could not be made, and why.
+    pub missed: Vec<String>,
     pub verdict: Verdict,
     pub dir: Option<PathBuf>,
     /// Runs it again.
@@ -60,6 +65,7 @@ impl Report {
         verdict: Verdict,
         records: &[Record],
         faults: usize,
+        missed: Vec<String>,
         dir: Option<PathBuf>,
     ) -> Self {
         Self {
@@ -70,6 +76,7 @@ impl Report {
             // What cannot be paired is told by the verdict.
             counts: calls(records).map(|calls| checker::counts(&calls)).unwrap_or_default(),
             faults,
+            missed,
             verdict,
             dir,
             command: plan.command(),
@@ -90,6 +97,9 @@ impl std::fmt::Display for Report {
         )?;
         if !self.verdict.reason().is_empty() {
             write!(f, "\n  {}", self.verdict.reason().replace('\n', "\n  "))?;
+        }
+        for missed in &self.missed {
+            write!(f, "\n  not made: {}", missed.lines().next().unwrap_or_default())?;
         }
         if let Some(dir) = self.dir.as_ref().filter(|_| self.verdict != Verdict::Passed) {
             write!(f, "\n  artefacts: {}\n  again: {}", dir.display(), self.command)?;
@@ -123,7 +133,7 @@ pub(super) fn write_command(plan: &Plan, dir: &Path) -> anyhow::Result<()> {
     save(&dir.join("command.txt"), &format!("{}\n", plan.command()))
 }
 
-/// `verdict.txt` and `faults.txt`.
+/// `verdict.txt`, `faults.txt` and `timeline.html`.
 pub(super) fn write(
     report: &Report,
     dir: &Path,
@@ -132,7 +142,11 @@ pub(super) fn write(
 ) -> anyhow::Result<()> {
     let judged = judged.map_or_else(String::new, |text| format!("{text}\n"));
     save(&dir.join("verdict.txt"), &format!("{report}\n{judged}"))?;
-    save(&dir.join("faults.txt"), &faults(records))
+    save(&dir.join("faults.txt"), &faults(records))?;
+    let path = dir.join("timeline.html");
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    let title = format!("{}, seed {}", report.name, report.seed);
+    write_html(&title, records, BufWriter::new(file)).with_context(|| format!("write {}", path.display()))
 }
 
 fn faults(records: &[Record]) -> String {

@@ -68,6 +68,8 @@ struct Problem {
     may_once: HashMap<Id, Vec<(Id, u64)>>,
     /// How many of `must` observe each value that is produced once; absent for others.
     observers: HashMap<Id, u32>,
+    /// Values on which a condition was refused.
+    refused: HashSet<Id>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -150,6 +152,7 @@ fn prepare(ops: &[Op]) -> Option<Problem> {
     }
     let once = uses.iter().filter(|(_, of_id)| of_id.producers == 1);
     let observers: HashMap<Id, u32> = once.map(|(&id, of_id)| (id, of_id.must_see)).collect();
+    let refused = uses.iter().filter(|(_, of_id)| of_id.unlike > 0).map(|(&id, _)| id).collect();
     let (mut must, may): (Vec<Op>, Vec<Op>) = ops.into_iter().partition(|op| op.end.is_some());
     must.sort_by_key(|op| op.start);
     let mut may_once: HashMap<Id, Vec<(Id, u64)>> = HashMap::new();
@@ -162,7 +165,7 @@ fn prepare(ops: &[Op]) -> Option<Problem> {
             _ => groups.push((step, starts)),
         }
     }
-    Some(Problem { must, may: groups, may_once, observers })
+    Some(Problem { must, may: groups, may_once, observers, refused })
 }
 
 fn alike(may: &[Op]) -> Vec<(Step, Vec<u64>)> {
@@ -299,7 +302,9 @@ impl Problem {
                     Step::Read(id) if id == configuration.state => configuration.seen += 1,
                     Step::Unlike(id) if id != configuration.state => {}
                     // An unnoticed value in place of one that nobody will ask for again.
-                    Step::Write(OTHER) if self.is_spent(configuration) => {
+                    Step::Write(OTHER)
+                        if self.is_spent(configuration) && !self.is_needed_later(configuration, op) =>
+                    {
                         (configuration.state, configuration.seen) = (OTHER, 0);
                     }
                     Step::Read(_) | Step::Unlike(_) | Step::Write(_) | Step::Swap { .. } => continue,
@@ -317,6 +322,23 @@ impl Problem {
         let state = configuration.state;
         let seen_by_all = self.observers.get(&state).is_some_and(|&all| all == configuration.seen);
         state == OTHER || (seen_by_all && !self.may_once.contains_key(&state))
+    }
+
+    /// A refused condition may need this write of an unnoticed value to come after one that made the condition hold.
+    fn is_needed_later(&self, configuration: &Configuration, write: &Op) -> bool {
+        let until = write.end.unwrap_or(u64::MAX);
+        let refused = |id: Id| self.refused.contains(&id);
+        let makes_hold = |step: Step| step.produces().is_some_and(refused);
+        let from = configuration.word * 64;
+        let concurrent = self.must.iter().enumerate().skip(from).take_while(|(_, op)| op.start <= until);
+        let mut left = concurrent.filter(|(at, _)| !configuration.is_done(*at));
+        let optional = self.may.iter().zip(&configuration.used).any(|((step, starts), &used)| {
+            makes_hold(*step) && starts.get(used as usize).is_some_and(|&start| start <= until)
+        });
+        let mut swaps = self.may_once.values().flatten();
+        optional
+            || swaps.any(|&(id, start)| refused(id) && start <= until)
+            || left.any(|(_, op)| makes_hold(op.step))
     }
 
     /// Nobody must see the value any more, or it may come back.
