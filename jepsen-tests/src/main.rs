@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use jepsen_tests::nemesis::Nemesis;
 use jepsen_tests::runner::{Engine, Plan, Report, check_file, list, run, run_all, table};
-use jepsen_tests::workload::Workload;
+use jepsen_tests::workload::{Through, Workload};
 
 /// Chaos runs against real borough processes.
 ///
@@ -69,6 +69,12 @@ struct RunArgs {
     rate: u32,
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
     routers: u8,
+    /// Call through the client crate (register, counter, idempotent)
+    #[arg(long)]
+    client: bool,
+    /// The same, straight to the nodes
+    #[arg(long, conflicts_with = "client")]
+    direct: bool,
     /// Show workloads and nemeses
     #[arg(long)]
     list: bool,
@@ -155,6 +161,11 @@ fn plan(workload: Workload, args: RunArgs) -> Plan {
         routers: usize::from(args.routers),
         artefacts: common.artefacts,
         engine: common.engine,
+        through: match (args.client, args.direct) {
+            (_, true) => Through::Direct,
+            (true, false) => Through::Client,
+            (false, false) => Through::Rest,
+        },
         ..plan
     }
 }

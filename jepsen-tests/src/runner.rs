@@ -89,7 +89,8 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
         Cluster::start(options(plan, dir)).await.context("start the cluster").map_err(harness)?;
     let recorder =
         Recorder::create(&dir.join("history.jsonl")).context("create the history").map_err(harness)?;
-    let site = Site::prepare(plan.workload, &cluster, recorder.clone(), plan.callers, plan.seed);
+    let site =
+        Site::prepare(plan.workload, &cluster, plan.through, recorder.clone(), plan.callers, plan.seed);
     let site = site.await.context("prepare the workload").map_err(harness)?;
     let mut director = Director::new(recorder.clone());
     let lived = live(plan, &mut cluster, &site, &mut director).await;

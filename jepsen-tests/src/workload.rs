@@ -21,6 +21,7 @@ use crate::record::{Kind, Recorder};
 
 mod append;
 mod counter;
+mod document;
 mod idempotent;
 mod register;
 mod scan;
@@ -28,6 +29,9 @@ mod session;
 mod set;
 mod stale;
 mod ttl;
+
+use document::Clients;
+pub use document::Through;
 
 /// What callers wait for an answer: longer than the routers' own deadline, so that a router that lives tells the outcome.
 const ANSWER_LIMIT: Duration = Duration::from_secs(11);
@@ -82,6 +86,8 @@ pub struct Site {
     routers: Vec<Http>,
     /// The same for those who do not wait.
     impatient: Vec<Http>,
+    /// Absent when calls go over REST.
+    clients: Option<Clients>,
     keys: Vec<String>,
     callers: u64,
     seed: u64,
@@ -156,6 +162,11 @@ impl Workload {
         Self::ALL.into_iter().find(|workload| workload.name() == name)
     }
 
+    /// Whether it can go through the client crate.
+    pub fn has_client(self) -> bool {
+        matches!(self, Self::Register | Self::Counter | Self::Idempotent)
+    }
+
     /// The function of the history that reads.
     pub fn read_function(self) -> &'static str {
         match self {
@@ -180,12 +191,14 @@ impl Site {
     pub async fn prepare(
         workload: Workload,
         cluster: &Cluster,
+        through: Through,
         recorder: Recorder,
         callers: u64,
         seed: u64,
     ) -> anyhow::Result<Arc<Self>> {
         let routers = callers_of(cluster, ANSWER_LIMIT)?;
         let impatient = callers_of(cluster, IMPATIENT_LIMIT)?;
+        let clients = Clients::new(cluster, through)?;
         let first = routers.first().context("no router")?;
         let keys = match workload {
             Workload::Scan => vec![scan::COLLECTION.to_owned()],
@@ -208,7 +221,18 @@ impl Site {
         }
         let generation = AtomicU64::new(0);
         let begun = Instant::now();
-        Ok(Arc::new(Self { workload, recorder, routers, impatient, keys, callers, seed, generation, begun }))
+        Ok(Arc::new(Self {
+            workload,
+            recorder,
+            routers,
+            impatient,
+            clients,
+            keys,
+            callers,
+            seed,
+            generation,
+            begun,
+        }))
     }
 
     /// The caller of this number, below the number of callers; one more makes the final reads.
@@ -349,10 +373,13 @@ impl Caller {
         format!("{}-{value}", self.site.seed)
     }
 
-    fn http(&self) -> Http {
+    fn is_impatient(&self) -> bool {
         // Whoever makes the final reads waits.
-        let impatient = self.number % 4 == 3 && self.number < self.site.callers;
-        let routers = if impatient { &self.site.impatient } else { &self.site.routers };
+        self.number % 4 == 3 && self.number < self.site.callers
+    }
+
+    fn http(&self) -> Http {
+        let routers = if self.is_impatient() { &self.site.impatient } else { &self.site.routers };
         // Never empty; see `Site::prepare`.
         routers.get(self.router).or(routers.first()).cloned().unwrap_or_else(|| unreachable!())
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::default_artefacts;
 use crate::nemesis::Nemesis;
 use crate::proxy::End;
-use crate::workload::Workload;
+use crate::workload::{Through, Workload};
 
 /// A node's storage engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,7 @@ pub struct Plan {
     /// Under which the run gets a directory of its own.
     pub artefacts: Option<PathBuf>,
     pub engine: Option<Engine>,
+    pub through: Through,
 }
 
 impl Plan {
@@ -65,6 +66,7 @@ impl Plan {
             routers: 2,
             artefacts: None,
             engine: None,
+            through: Through::Rest,
         }
     }
 
@@ -100,6 +102,9 @@ impl Plan {
         if self.nodes < least {
             return Some(format!("{} takes at least {least} nodes", self.nemesis_names()));
         }
+        if self.through != Through::Rest && !self.workload.has_client() {
+            return Some(format!("{} goes over REST alone", self.workload.name()));
+        }
         if self.nemeses.iter().any(|nemesis| nemesis.needs_links()) {
             let address = End::Node(1).outbound()?;
             if let Err(error) = TcpListener::bind((address, 0)) {
@@ -124,6 +129,11 @@ impl Plan {
             self.rate,
             self.routers
         );
+        command.push_str(match self.through {
+            Through::Rest => "",
+            Through::Client => " --client",
+            Through::Direct => " --direct",
+        });
         if let Some(engine) = self.engine {
             command.push_str(&format!(" --engine {}", engine.name()));
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
+use super::document::Only;
 use super::{Caller, End, number};
 
 /// For one logical change, all attempts together.
@@ -26,9 +27,11 @@ pub async fn step(caller: &mut Caller) {
 /// Whether it was answered.
 pub async fn read(caller: &mut Caller, key: &str) -> bool {
     caller.begin("read", key, Value::Null);
-    let answer = caller.http().get(&format!("/v1/users/{key}")).send().await;
-    let end = match caller.judge(answer, &[200]).and_then(|answer| document(&answer)) {
-        Ok(document) => number(&document, "count").map_or_else(|end| end, |count| End::Ok(json!(count))),
+    let end = match caller.fetch(key).await {
+        Ok(Some((document, _))) => {
+            number(&document, "count").map_or_else(|end| end, |count| End::Ok(json!(count)))
+        }
+        Ok(None) => End::Ok(Value::Null),
         Err(end) => end.of_read(),
     };
     caller.end("read", key, Value::Null, end)
@@ -47,17 +50,14 @@ pub async fn change(
     next: impl Fn(&Value) -> Result<Value, End>,
 ) -> Result<(), End> {
     let started = Instant::now();
-    let path = format!("/v1/users/{key}");
     loop {
-        let answer = caller.http().get(&path).send().await;
-        match caller.judge(answer, &[200]) {
-            Ok(answer) => {
-                let etag = answer.etag().map_err(|error| End::Fail(format!("{error:#}")))?;
-                let next = next(&document(&answer)?)?;
-                if attempt(caller, &path, &etag, &next, started).await? {
+        match caller.fetch(key).await {
+            Ok(Some((document, etag))) => {
+                if attempt(caller, key, &etag, &next(&document)?, started).await? {
                     return Ok(());
                 }
             }
+            Ok(None) => return Err(End::Fail(format!("{key} is gone"))),
             Err(end) if started.elapsed() > GIVE_UP => return Err(end.of_read()),
             Err(_) => {}
         }
@@ -68,7 +68,7 @@ pub async fn change(
 /// Whether it was applied; not, when another was faster.
 async fn attempt(
     caller: &mut Caller,
-    path: &str,
+    key: &str,
     etag: &str,
     next: &Value,
     started: Instant,
@@ -76,9 +76,7 @@ async fn attempt(
     let idempotency_key = caller.unique();
     let mut unknown = false;
     loop {
-        let call = caller.http();
-        let answer = call.put(path, next).header("if-match", etag).key(&idempotency_key).send().await;
-        let end = match caller.judge(answer, &[200]) {
+        let end = match caller.store(key, next, Only::IfMatch(etag), Some(&idempotency_key)).await {
             Ok(_) => return Ok(true),
             // The first answer under the key is repeated, so this is the outcome of all sendings.
             Err(End::Fail(error)) if error == "precondition" => return Ok(false),

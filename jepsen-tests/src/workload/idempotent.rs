@@ -4,7 +4,7 @@
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
-use super::counter::{change, document};
+use super::counter::change;
 use super::{Caller, End};
 
 pub async fn step(caller: &mut Caller) {
@@ -33,8 +33,11 @@ fn list(document: &Value) -> Result<Vec<Value>, End> {
 /// Whether it was answered.
 pub async fn read(caller: &mut Caller, key: &str) -> bool {
     caller.begin("read", key, Value::Null);
-    let answer = caller.http().get(&format!("/v1/users/{key}")).send().await;
-    let read = caller.judge(answer, &[200]).and_then(|answer| list(&document(&answer)?));
-    let end = read.map_or_else(End::of_read, |list| End::Ok(Value::from(list)));
+    let end = match caller.fetch(key).await {
+        Ok(Some((document, _))) => list(&document).map_or_else(|end| end, |list| End::Ok(Value::from(list))),
+        // A list that is gone has lost all that was in it.
+        Ok(None) => End::Ok(json!([])),
+        Err(end) => end.of_read(),
+    };
     caller.end("read", key, Value::Null, end)
 }

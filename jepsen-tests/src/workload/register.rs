@@ -3,12 +3,9 @@
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
+use super::document::Only;
 use super::{Caller, End, number};
 use crate::http::Answer;
-
-fn path(key: &str) -> String {
-    format!("/v1/users/{key}")
-}
 
 pub async fn step(caller: &mut Caller) {
     let key = caller.key();
@@ -18,7 +15,7 @@ pub async fn step(caller: &mut Caller) {
         }
         40..65 => {
             let value = caller.value();
-            write(caller, ("write", json!(value)), &key, value, None).await;
+            write(caller, ("write", json!(value)), &key, value, Only::Always).await;
         }
         65..90 => {
             // An entity tag belongs to one value for ever, so it stands for the value seen with it.
@@ -27,32 +24,21 @@ pub async fn step(caller: &mut Caller) {
                 return;
             };
             let value = caller.value();
-            let only = Some(("if-match", etag.as_str()));
-            write(caller, ("cas", json!([old, value])), &key, value, only).await;
+            write(caller, ("cas", json!([old, value])), &key, value, Only::IfMatch(&etag)).await;
         }
         90..95 => {
             let value = caller.value();
-            let only = Some(("if-none-match", "*"));
-            write(caller, ("create", json!(value)), &key, value, only).await;
+            write(caller, ("create", json!(value)), &key, value, Only::IfAbsent).await;
         }
         _ => delete(caller, &key).await,
     }
 }
 
-async fn write(
-    caller: &mut Caller,
-    (f, input): (&str, Value),
-    key: &str,
-    value: u64,
-    only: Option<(&str, &str)>,
-) {
-    let http = caller.http();
+async fn write(caller: &mut Caller, (f, input): (&str, Value), key: &str, value: u64, only: Only<'_>) {
     caller.begin(f, key, input.clone());
-    let call = http.put(&path(key), &json!({"value": value}));
-    let answer = call.headers(only.as_slice()).send().await;
-    let end = match caller.judge(answer, &[200, 201]) {
-        Ok(answer) => {
-            remember(caller, key, json!(value), &answer);
+    let end = match caller.store(key, &json!({"value": value}), only, None).await {
+        Ok(etag) => {
+            caller.seen.insert(key.to_owned(), (json!(value), etag));
             End::Ok(input.clone())
         }
         Err(end) => {
@@ -65,12 +51,7 @@ async fn write(
 
 async fn delete(caller: &mut Caller, key: &str) {
     caller.begin("delete", key, Value::Null);
-    let answer = caller.http().delete(&path(key)).send().await;
-    // What is not there is as it would be after a delete.
-    let end = match caller.judge(answer, &[204, 404]) {
-        Ok(_) => End::Ok(Value::Null),
-        Err(end) => end,
-    };
+    let end = caller.erase(key).await.map_or_else(|end| end, |()| End::Ok(Value::Null));
     caller.seen.remove(key);
     caller.end("delete", key, Value::Null, end);
 }
@@ -78,12 +59,15 @@ async fn delete(caller: &mut Caller, key: &str) {
 /// Whether it was answered.
 pub async fn read(caller: &mut Caller, key: &str) -> bool {
     caller.begin("read", key, Value::Null);
-    let answer = caller.http().get(&path(key)).send().await;
-    let end = match caller.judge(answer, &[200, 404]) {
-        Ok(answer) => match value_of(&answer) {
+    let end = match caller.fetch(key).await {
+        Ok(None) => {
+            caller.seen.remove(key);
+            End::Ok(Value::Null)
+        }
+        Ok(Some((document, etag))) => match number(&document, "value") {
             Ok(value) => {
-                remember(caller, key, value.clone(), &answer);
-                End::Ok(value)
+                caller.seen.insert(key.to_owned(), (json!(value), etag));
+                End::Ok(json!(value))
             }
             Err(end) => end,
         },
@@ -99,11 +83,4 @@ pub fn value_of(answer: &Answer) -> Result<Value, End> {
     }
     let document = answer.json().map_err(|error| End::Fail(format!("{error:#}")))?;
     number(&document, "value").map(Value::from)
-}
-
-fn remember(caller: &mut Caller, key: &str, value: Value, answer: &Answer) {
-    match answer.etag() {
-        Ok(etag) => caller.seen.insert(key.to_owned(), (value, etag)),
-        Err(_) => caller.seen.remove(key),
-    };
 }

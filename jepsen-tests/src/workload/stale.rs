@@ -1,6 +1,7 @@
 //! Reads that say how stale their answer may be.
 
 use rand::RngExt as _;
+use rand::seq::IndexedRandom as _;
 use serde_json::json;
 
 use super::register::value_of;
@@ -9,7 +10,7 @@ use super::{Caller, End};
 pub async fn step(caller: &mut Caller) {
     let key = caller.key();
     if caller.rng.random_bool(0.65) {
-        let seconds = [0, 1, 2, 5][caller.rng.random_range(0..4_usize) % 4];
+        let seconds = [0, 1, 2, 5].choose(&mut caller.rng).copied().unwrap_or_default();
         read(caller, &key, seconds).await;
         return;
     }
