@@ -186,6 +186,8 @@ async fn carry(mut client: TcpStream, target: String, way: Way, shared: Arc<Shar
     shared.pass(way).await;
     shared.pass(back).await;
     let Ok(mut server) = TcpStream::connect(target).await else {
+        // The news of it travel the other way, which may have been held meanwhile.
+        shared.pass(back).await;
         let _ = client.set_zero_linger();
         return;
     };

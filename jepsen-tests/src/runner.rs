@@ -235,3 +235,6 @@ pub fn list() -> String {
     lines.extend(Nemesis::ALL.iter().map(|nemesis| format!("  {:<20} {}", nemesis.name(), nemesis.about())));
     lines.join("\n")
 }
+
+#[cfg(test)]
+mod tests;
