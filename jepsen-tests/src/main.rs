@@ -8,10 +8,15 @@ use clap::{Args, Parser, Subcommand};
 use jepsen_tests::nemesis::Nemesis;
 use jepsen_tests::runner::{Engine, Plan, Report, check_file, list, run, run_all, table};
 use jepsen_tests::workload::{Through, Workload};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Exit code after SIGINT or SIGTERM.
+const INTERRUPTED: u8 = 130;
 
 /// Chaos runs against real borough processes.
 ///
-/// Exit codes: 0 all passed or skipped; 1 a promise was broken; 2 the harness failed, so nothing was shown.
+/// Exit codes: 0 all passed or skipped; 1 a promise was broken; 2 the harness failed, so nothing was shown;
+/// 130 interrupted.
 #[derive(Debug, Parser)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -115,11 +120,30 @@ fn engine(name: &str) -> Result<Engine, String> {
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
+    // What is dropped kills its processes: a run that is interrupted leaves none behind.
+    tokio::select! {
+        code = Box::pin(carry_out(cli)) => code,
+        () = interrupted() => {
+            eprintln!("interrupted");
+            ExitCode::from(INTERRUPTED)
+        }
+    }
+}
+
+/// Ends with the first SIGINT or SIGTERM.
+async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+async fn carry_out(cli: Cli) -> ExitCode {
     let reports = match cli.command {
         Some(Command::All(AllArgs { only, common })) => {
             let length = Duration::from_secs(common.seconds);
-            let reports =
-                Box::pin(run_all(length, common.seed, &only, common.artefacts, common.engine)).await;
+            let reports = run_all(length, common.seed, &only, common.artefacts, common.engine).await;
             println!("\n{}", table(&reports));
             reports
         }
@@ -129,7 +153,7 @@ async fn main() -> ExitCode {
                 println!("{}", list());
                 return ExitCode::SUCCESS;
             };
-            let report = Box::pin(run(&plan(workload, cli.run))).await;
+            let report = run(&plan(workload, cli.run)).await;
             println!("{report}");
             vec![report]
         }
