@@ -64,7 +64,7 @@ fn legend(calls: &[Call], fault_lines: usize, to: &mut impl io::Write) -> io::Re
         write!(to, "<b class=\"{name}\">{count} {name}</b> ")?;
     }
     let drawn = calls.len().min(sample::POINTS_MAX);
-    write!(to, "— {drawn} at most drawn; {fault_lines} lines of faults, shaded.")
+    write!(to, "— about {drawn} drawn; {fault_lines} lines of faults, shaded.")
 }
 
 /// Where things are.
@@ -154,7 +154,7 @@ impl Frame {
         Ok(())
     }
 
-    /// Calls that ended, one kind on top of the other, and never so at their start.
+    /// Calls by the time of their end, one kind on top of the other; those that never ended by their start.
     fn throughput(&self, calls: &[Call], to: &mut impl io::Write) -> io::Result<()> {
         let mut bars = [[0_u64; ENDS.len()]; BARS];
         for call in calls {

@@ -211,4 +211,7 @@ pub(crate) fn shorten(text: &str) -> String {
 mod tests;
 
 #[cfg(test)]
+mod simulation_tests;
+
+#[cfg(test)]
 pub(crate) mod fixture;

@@ -1,7 +1,8 @@
 //! Times to live: what was written is there until its time is over, and never after.
 //!
-//! The clock of a time to live is read somewhere between the start of the write and the time by which it was applied, so a value is
-//! surely there until start + ttl and surely gone after that time + ttl, give or take what clocks differ by.
+//! The clock of a time to live is read somewhere between the start of the write and the time by which it was
+//! applied, so a value is surely there until start + ttl and surely gone after that time + ttl, give or take what
+//! clocks differ by.
 
 use serde_json::Value;
 
