@@ -1,21 +1,25 @@
-//! A cluster of real processes on the command-line contract: nodes, one router, their directories.
+//! A cluster of real processes on the command-line contract: nodes, routers, their directories, the links between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use borough_proto::http_api::{ClusterStatus, headers};
-use nix::sys::signal::Signal;
-use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::http::Http;
-use crate::process::{Process, run};
+use crate::process::run;
+use crate::proxy::{End, Links};
 use crate::wait::until;
+
+mod node;
+mod router;
+
+pub use node::{Identity, Node};
+pub use router::Router;
 
 /// From the start of a process to its ports being bound.
 const BIND_LIMIT: Duration = Duration::from_secs(30);
@@ -34,6 +38,11 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// Zones of the nodes in turn; none when empty.
     pub zones: Vec<String>,
+    pub routers: usize,
+    /// Whether everything sent to a node passes a proxy that can hold, delay and break it ([`Links`]).
+    pub links: bool,
+    /// Where directories and logs are kept; else they go when the cluster is dropped.
+    pub dir: Option<PathBuf>,
 }
 
 impl Options {
@@ -47,7 +56,16 @@ impl Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: 3, shards: 8, replicas: 3, env: Vec::new(), zones: Vec::new() }
+        Self {
+            nodes: 3,
+            shards: 8,
+            replicas: 3,
+            env: Vec::new(),
+            zones: Vec::new(),
+            routers: 1,
+            links: false,
+            dir: None,
+        }
     }
 }
 
@@ -69,266 +87,22 @@ fn kept_address() -> anyhow::Result<String> {
     anyhow::bail!("no free port in {KEPT_PORTS:?}")
 }
 
-/// `D/runtime.json`.
-#[derive(Debug, Clone, Deserialize)]
-struct Runtime {
-    pid: u32,
-    addr: String,
-    admin: String,
-}
-
-/// `D/identity.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Identity {
-    pub cluster_id: String,
-    pub node: u64,
-}
-
-/// A node's process and what outlives it.
-#[derive(Debug)]
-pub struct Node {
-    name: String,
-    dir: PathBuf,
-    pub data_dir: PathBuf,
-    /// gRPC address; kept over restarts.
-    pub addr: String,
-    pub admin: String,
-    join: Vec<String>,
-    env: Vec<(String, String)>,
-    process: Option<Process>,
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
-    let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
-    serde_json::from_slice(&bytes).with_context(|| format!("parse {}", path.display()))
-}
-
 fn strings(args: &[&str]) -> Vec<String> {
     args.iter().map(|&arg| arg.to_owned()).collect()
 }
 
-impl Node {
-    /// Starts a node in `dir/NAME` that joins through `join`, and waits until it is bound.
-    ///
-    /// # Errors
-    /// When it ends or does not bind; with its log.
-    pub async fn start(
-        dir: &Path,
-        name: &str,
-        join: &[String],
-        env: &[(String, String)],
-    ) -> anyhow::Result<Self> {
-        let mut node = Self {
-            name: name.to_owned(),
-            dir: dir.to_owned(),
-            data_dir: dir.join(name),
-            addr: kept_address()?,
-            admin: String::new(),
-            join: join.to_vec(),
-            env: env.to_vec(),
-            process: None,
-        };
-        node.launch().await?;
-        Ok(node)
-    }
-
-    /// Starts it again on its data directory and its old address.
-    ///
-    /// # Errors
-    /// As [`Node::start`].
-    pub async fn launch(&mut self) -> anyhow::Result<()> {
-        ensure!(self.process.is_none(), "{} still runs", self.name);
-        let data_dir = self.data_dir.to_string_lossy().into_owned();
-        let mut args = strings(&[
-            "node",
-            "--data-dir",
-            &data_dir,
-            "--listen",
-            &self.addr,
-            "--admin-listen",
-            "127.0.0.1:0",
-        ]);
-        if !self.join.is_empty() {
-            args.extend(["--join".to_owned(), self.join.join(",")]);
-        }
-        let mut process = Process::start(&self.name, &self.dir, &args, &self.env)?;
-        let (path, pid) = (self.data_dir.join("runtime.json"), process.pid());
-        let what = format!("{} to bind", self.name);
-        let bound: anyhow::Result<Runtime> = until(BIND_LIMIT, &what, || {
-            let looked = process.ended().map(|ended| (ended, read_json::<Runtime>(&path)));
-            async move {
-                let (ended, runtime) = looked?;
-                if let Some(status) = ended {
-                    // Ended for good: what comes next would only hide it.
-                    return Ok(Err(anyhow::anyhow!("it ended: {status}")));
-                }
-                let runtime = runtime?;
-                // A file of the process before is not yet the new one's.
-                ensure!(runtime.pid == pid, "runtime.json is of process {}", runtime.pid);
-                Ok(Ok(runtime))
-            }
-        })
-        .await
-        .and_then(|bound| bound);
-        let runtime = bound.with_context(|| process.log_tail(30))?;
-        (self.addr, self.admin) = (runtime.addr, runtime.admin);
-        self.process = Some(process);
-        Ok(())
-    }
-
-    /// Who it is, once it has joined.
-    ///
-    /// # Errors
-    /// When it has not.
-    pub fn identity(&self) -> anyhow::Result<Identity> {
-        read_json(&self.data_dir.join("identity.json"))
-    }
-
-    pub fn running(&self) -> bool {
-        self.process.is_some()
-    }
-
-    pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(Process::pid)
-    }
-
-    /// The process, while it runs.
-    ///
-    /// # Errors
-    /// When it does not.
-    pub fn process(&mut self) -> anyhow::Result<&mut Process> {
-        self.process.as_mut().with_context(|| format!("{} does not run", self.name))
-    }
-
-    /// `kill -9`.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn kill(&mut self) -> anyhow::Result<()> {
-        self.process()?.kill()?;
-        self.process = None;
-        Ok(())
-    }
-
-    /// Waits for its end, which it comes to by itself.
-    ///
-    /// # Errors
-    /// When it has not ended after `limit`.
-    pub async fn wait_end(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
-        let process = self.process()?;
-        let ended = process.wait_end(limit).await.with_context(|| process.log_tail(30))?;
-        self.process = None;
-        Ok(ended)
-    }
-
-    /// SIGTERM, and waits for the end.
-    ///
-    /// # Errors
-    /// When it does not end in time.
-    pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
-        let process = self.process()?;
-        let ended = process.terminate(STOP_LIMIT).await.with_context(|| process.log_tail(30));
-        if ended.is_ok() {
-            self.process = None;
-        }
-        ended
-    }
-}
-
-/// A router's process.
-#[derive(Debug)]
-pub struct Router {
-    name: String,
-    dir: PathBuf,
-    listen: String,
-    seeds: Vec<String>,
-    args: Vec<String>,
-    process: Option<Process>,
-    pub http: Http,
-}
-
-impl Router {
-    /// Starts a router that finds the cluster through `seeds`; its log is named `name`.
-    ///
-    /// # Errors
-    /// When it does not listen; with its log.
-    pub async fn start(dir: &Path, name: &str, seeds: &[String]) -> anyhow::Result<Self> {
-        Self::start_with(dir, name, seeds, &[]).await
-    }
-
-    /// [`Router::start`] with more arguments, such as `--config FILE`.
-    ///
-    /// # Errors
-    /// As [`Router::start`].
-    pub async fn start_with(dir: &Path, name: &str, seeds: &[String], args: &[&str]) -> anyhow::Result<Self> {
-        let listen = kept_address()?;
-        let http = Http::new(&format!("http://{listen}"))?;
-        let (name, dir) = (name.to_owned(), dir.to_owned());
-        let (seeds, args) = (seeds.to_vec(), strings(args));
-        let mut router = Self { name, dir, listen, seeds, args, process: None, http };
-        router.launch().await?;
-        Ok(router)
-    }
-
-    /// Starts it again on its old address.
-    ///
-    /// # Errors
-    /// As [`Router::start`].
-    pub async fn launch(&mut self) -> anyhow::Result<()> {
-        ensure!(self.process.is_none(), "the router still runs");
-        let mut args = strings(&["router", "--listen", &self.listen, "--nodes", &self.seeds.join(",")]);
-        args.extend_from_slice(&self.args);
-        let mut process = Process::start(&self.name, &self.dir, &args, &[])?;
-        let base = process.line("listening: ", BIND_LIMIT).await?;
-        let address = base.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        if self.http.base() != base {
-            self.http = Http::new(&base)?;
-        }
-        self.listen = address;
-        self.process = Some(process);
-        Ok(())
-    }
-
-    /// The nodes that it looks for at its next start: those of before may be gone.
-    pub fn reseed(&mut self, seeds: &[String]) {
-        self.seeds = seeds.to_vec();
-    }
-
-    /// Sends a signal.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        self.process.as_ref().context("the router does not run")?.signal(signal)
-    }
-
-    /// `kill -9`.
-    ///
-    /// # Errors
-    /// When it does not run.
-    pub fn kill(&mut self) -> anyhow::Result<()> {
-        self.process.take().context("the router does not run")?.kill()
-    }
-
-    /// SIGTERM, and waits for the end.
-    ///
-    /// # Errors
-    /// When it does not end in time.
-    pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
-        let mut process = self.process.take().context("the router does not run")?;
-        process.terminate(STOP_LIMIT).await.with_context(|| process.log_tail(30))
-    }
-}
-
-/// Nodes, a router and the directory they live in.
+/// Nodes, routers and the directory they live in.
 #[derive(Debug)]
 pub struct Cluster {
     // Dropped in this order: processes before their directory.
     pub router: Router,
+    pub more_routers: Vec<Router>,
+    /// In the order of their names, ended ones among them.
     pub nodes: Vec<Node>,
+    pub links: Option<Links>,
     options: Options,
-    dir: Option<TempDir>,
+    dir: PathBuf,
+    temporary: Option<TempDir>,
 }
 
 impl Cluster {
@@ -337,18 +111,32 @@ impl Cluster {
     /// # Errors
     /// When a process fails or the cluster does not become whole; with logs.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
-        let dir = tempfile::Builder::new().prefix("borough-").tempdir().context("make a directory")?;
-        let first = Node::start(dir.path(), "node-1", &[], &options.env_of(1)).await?;
-        init(&first.addr, options.shards, options.replicas).await?;
-        let seeds = vec![first.addr.clone()];
-        let mut nodes = vec![first];
-        for number in 2..=options.nodes {
-            let (name, env) = (format!("node-{number}"), options.env_of(number));
-            nodes.push(Node::start(dir.path(), &name, &seeds, &env).await?);
+        let (dir, temporary) = match &options.dir {
+            Some(dir) => (dir.clone(), None),
+            None => {
+                let made =
+                    tempfile::Builder::new().prefix("borough-").tempdir().context("make a directory")?;
+                (made.path().to_owned(), Some(made))
+            }
+        };
+        let links = options.links.then(Links::default);
+        let mut nodes: Vec<Node> = Vec::new();
+        let mut seeds = Vec::new();
+        for number in 1..=options.nodes {
+            let node = start_node(&dir, number, &seeds, &options, links.as_ref()).await?;
+            if number == 1 {
+                init(&node.addr, options.shards, options.replicas).await?;
+                seeds.push(node.addr.clone());
+            }
+            nodes.push(node);
         }
         let seeds: Vec<String> = nodes.iter().map(|node| node.addr.clone()).collect();
-        let router = Router::start(dir.path(), "router", &seeds).await?;
-        let cluster = Self { router, nodes, options, dir: Some(dir) };
+        let router = start_router(&dir, 1, &seeds, options.links).await?;
+        let mut more_routers = Vec::new();
+        for number in 2..=options.routers {
+            more_routers.push(start_router(&dir, number, &seeds, options.links).await?);
+        }
+        let cluster = Self { router, more_routers, nodes, links, options, dir, temporary };
         cluster.wait_whole(HEAL_LIMIT).await?;
         Ok(cluster)
     }
@@ -359,7 +147,7 @@ impl Cluster {
 
     /// Where data directories and logs are.
     pub fn dir(&self) -> &Path {
-        self.dir.as_ref().map_or(Path::new(""), TempDir::path)
+        &self.dir
     }
 
     /// Starts one more node, joining through all that run.
@@ -370,9 +158,35 @@ impl Cluster {
         let seeds: Vec<String> =
             self.nodes.iter().filter(|node| node.running()).map(|node| node.addr.clone()).collect();
         let number = self.nodes.len() + 1;
-        let (name, env) = (format!("node-{number}"), self.options.env_of(number));
-        self.nodes.push(Node::start(self.dir(), &name, &seeds, &env).await?);
+        let node = start_node(&self.dir, number, &seeds, &self.options, self.links.as_ref()).await?;
+        self.nodes.push(node);
         Ok(())
+    }
+
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub fn routers(&self) -> impl Iterator<Item = &Router> {
+        std::iter::once(&self.router).chain(&self.more_routers)
+    }
+
+    pub fn routers_mut(&mut self) -> impl Iterator<Item = &mut Router> {
+        std::iter::once(&mut self.router).chain(&mut self.more_routers)
+    }
+
+    /// The node that leads the meta group, which is the one that says so in its metrics.
+    ///
+    /// # Errors
+    /// When none says so.
+    pub async fn meta_leader(&self) -> anyhow::Result<u64> {
+        for node in self.nodes.iter().filter(|node| node.running()) {
+            let page = reqwest::get(format!("http://{}/metrics", node.admin)).await?.text().await?;
+            if page.lines().any(|line| line.trim() == "borough_meta_leader 1") {
+                return Ok(node.identity()?.node);
+            }
+        }
+        anyhow::bail!("no node says that it leads the meta group")
     }
 
     /// The status document.
@@ -431,20 +245,6 @@ impl Cluster {
         .with_context(|| self.logs(12))
     }
 
-    /// The node that leads the meta group: the one that says so in its metrics.
-    ///
-    /// # Errors
-    /// When none does, or a running one does not answer.
-    pub async fn meta_leader(&self) -> anyhow::Result<u64> {
-        for node in self.nodes.iter().filter(|node| node.running()) {
-            let page = reqwest::get(format!("http://{}/metrics", node.admin)).await?.text().await?;
-            if page.lines().any(|line| line.trim() == "borough_meta_leader 1") {
-                return Ok(node.identity()?.node);
-            }
-        }
-        anyhow::bail!("no node says that it leads the meta group")
-    }
-
     /// Ids of the nodes that run, once all of them have joined.
     ///
     /// # Errors
@@ -470,7 +270,8 @@ impl Cluster {
     /// The ends of all logs.
     pub fn logs(&self, lines_max: usize) -> String {
         let nodes = self.nodes.iter().filter_map(|node| node.process.as_ref());
-        nodes.chain(self.router.process.as_ref()).map(|process| process.log_tail(lines_max)).collect()
+        let routers = self.routers().filter_map(|router| router.process.as_ref());
+        nodes.chain(routers).map(|process| process.log_tail(lines_max)).collect()
     }
 
     /// Ids of `collection`, `count` for each shard: those of `prefix` that fall there, as the router tells.
@@ -500,10 +301,34 @@ impl Cluster {
     }
 }
 
+async fn start_node(
+    dir: &Path,
+    number: usize,
+    seeds: &[String],
+    options: &Options,
+    links: Option<&Links>,
+) -> anyhow::Result<Node> {
+    let end = End::Node(u8::try_from(number).context("too many nodes")?);
+    let on = links.map(|links| (links, end));
+    Node::start_on(dir, &format!("node-{number}"), seeds, &options.env_of(number), on).await
+}
+
+async fn start_router(dir: &Path, number: usize, seeds: &[String], links: bool) -> anyhow::Result<Router> {
+    let name = if number == 1 { "router".to_owned() } else { format!("router-{number}") };
+    let end = End::Router(u8::try_from(number).context("too many routers")?);
+    match end.outbound().filter(|_| links) {
+        Some(outbound) => {
+            let setting = format!("outbound-address={outbound}");
+            Router::start_with(dir, &name, seeds, &["--set", &setting]).await
+        }
+        None => Router::start(dir, &name, seeds).await,
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::env::var_os("JEPSEN_KEEP").is_some()
-            && let Some(dir) = self.dir.take()
+            && let Some(dir) = self.temporary.take()
         {
             println!("kept: {}", dir.keep().display());
         }

@@ -59,9 +59,17 @@ impl Http {
     /// # Errors
     /// When the client cannot be built.
     pub fn new(base: &str) -> anyhow::Result<Self> {
+        Self::with_limit(base, ANSWER_LIMIT)
+    }
+
+    /// A caller that gives an answer up after `limit`.
+    ///
+    /// # Errors
+    /// When the client cannot be built.
+    pub fn with_limit(base: &str, limit: Duration) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder()
             .no_proxy()
-            .timeout(ANSWER_LIMIT)
+            .timeout(limit)
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .context("build the HTTP client")?;

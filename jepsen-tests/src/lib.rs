@@ -13,12 +13,19 @@
 
 pub mod binary;
 pub mod cases;
+pub mod checker;
 pub mod cluster;
 pub mod history;
 pub mod http;
 pub mod lister;
 pub mod load;
+pub mod nemesis;
 pub mod process;
+pub mod proxy;
+pub mod record;
 pub mod register;
+pub mod runner;
 pub mod stall;
+pub mod timeline;
 pub mod wait;
+pub mod workload;

@@ -94,14 +94,26 @@ pub fn alive(pid: u32) -> bool {
     state.is_some_and(|state| state != 'Z' && state != 'X')
 }
 
+/// Moves the log of an earlier process out of the way.
+fn keep(log: &Path, dir: &Path, name: &str) -> anyhow::Result<()> {
+    if !log.exists() {
+        return Ok(());
+    }
+    let mut kept = (1_u32..).map(|number| dir.join(format!("{name}.{number}.err")));
+    let free = kept.find(|path| !path.exists()).context("no name for a log")?;
+    std::fs::rename(log, &free).with_context(|| format!("keep {}", log.display()))
+}
+
 impl Process {
-    /// Starts `borough args`; its output goes to `NAME.out` and `NAME.err` in `dir`, anew each time.
+    /// Starts `borough args`; its output goes to `NAME.out` and `NAME.err` in `dir`, anew each time. An earlier process's
+    /// log is kept as `NAME.NUMBER.err`.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn start(name: &str, dir: &Path, args: &[String], env: &[(String, String)]) -> anyhow::Result<Self> {
         let stdout = dir.join(format!("{name}.out"));
         let stderr = dir.join(format!("{name}.err"));
+        keep(&stderr, dir, name)?;
         let create = |path: &Path| File::create(path).with_context(|| format!("create {}", path.display()));
         let child = command(args, env)?
             .stdin(Stdio::null())

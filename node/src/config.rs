@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use borough_proto::exchange::channel::{ChannelSettings, outbound_address};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,9 @@ pub struct Config {
     /// The gRPC address that others use, `host:port`; the bound one when empty.
     #[garde(skip)]
     pub advertise: String,
+    /// The machine's IP address that connections to other nodes are made from, where it has several; the system's choice when empty.
+    #[garde(skip)]
+    pub outbound_address: String,
     /// Replicas of a shard are spread over zones.
     #[garde(length(max = 64))]
     pub zone: String,
@@ -146,6 +150,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 7070)),
             admin_listen: SocketAddr::from(([127, 0, 0, 1], 7071)),
             advertise: String::new(),
+            outbound_address: String::new(),
             zone: String::new(),
             join: Vec::new(),
             engine: EngineKind::Sled,
@@ -202,6 +207,12 @@ impl Default for LimitsConfig {
 }
 
 impl Config {
+    /// How connections to other nodes are made.
+    pub fn channel(&self) -> ChannelSettings {
+        let local_address = outbound_address(&self.outbound_address).unwrap_or_default();
+        ChannelSettings { local_address, ..ChannelSettings::default() }
+    }
+
     /// Faults that concern more than one field; the fields' own come from [`Validate`].
     pub fn cross_field_faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
@@ -214,6 +225,7 @@ impl Config {
         if !self.advertise.is_empty() && !is_address(&self.advertise) {
             faults.push(format!("advertise: {:?} is not an address such as 10.0.0.1:7070", self.advertise));
         }
+        faults.extend(outbound_address(&self.outbound_address).err());
         let raft = &self.raft;
         if raft.election_timeout_min < raft.heartbeat * 2 {
             faults.push("raft.election-timeout-min: must be at least twice raft.heartbeat".to_owned());

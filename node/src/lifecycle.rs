@@ -140,7 +140,7 @@ pub(crate) async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, Run
     let engine = opening
         .map_err(|error| RunError::Failed(error.to_string()))?
         .map_err(|error| fail(format!("engine: {error}")))?;
-    let peers = Peers::new(Arc::new(map.clone()), tasks.clone(), stop.clone());
+    let peers = Peers::new(Arc::new(map.clone()), config.channel(), tasks.clone(), stop.clone());
     let groups = Groups::new(&config, wal.clone(), engine, Arc::clone(&peers)).map_err(RunError::Config)?;
     let node = Arc::new(Node {
         cache: Arc::new(Cache::new(config.cache_bytes)),

@@ -46,7 +46,7 @@ pub struct App {
 
 impl App {
     pub fn new(config: Config, forwarder: Arc<Forwarder>) -> Self {
-        let cluster = ClusterCalls::new(Arc::clone(&forwarder), config.nodes.clone());
+        let cluster = ClusterCalls::new(Arc::clone(&forwarder), config.nodes.clone(), config.channel());
         let limit = ArcSwapOption::from_pointee(ClientLimit::new(&config.rate_limit));
         let auth = Auth::new(&config.auth);
         Self {

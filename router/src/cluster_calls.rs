@@ -24,11 +24,12 @@ const ATTEMPT: Duration = Duration::from_secs(3);
 pub struct ClusterCalls {
     forwarder: Arc<Forwarder>,
     seeds: Vec<String>,
+    channel: ChannelSettings,
 }
 
 impl ClusterCalls {
-    pub fn new(forwarder: Arc<Forwarder>, seeds: Vec<String>) -> Self {
-        Self { forwarder, seeds }
+    pub fn new(forwarder: Arc<Forwarder>, seeds: Vec<String>, channel: ChannelSettings) -> Self {
+        Self { forwarder, seeds, channel }
     }
 
     /// The status document.
@@ -103,7 +104,7 @@ impl ClusterCalls {
         for attempt in 0.. {
             let addrs = self.addrs();
             if let Some(addr) = addrs.get(turn % addrs.len().max(1)) {
-                match ChannelSettings::default().lazy(addr) {
+                match self.channel.lazy(addr) {
                     Err(error) => last = error.to_string(),
                     Ok(channel) => {
                         let until = deadline.min(Instant::now() + ATTEMPT);

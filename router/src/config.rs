@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use borough_proto::exchange::channel::{ChannelSettings, outbound_address};
 use borough_proto::http_api::valid_collection_name;
 use borough_proto::limits::DEADLINE_MAX;
 use garde::Validate;
@@ -25,6 +26,9 @@ pub struct Config {
     /// gRPC addresses of nodes, `host:port`. One that answers is enough: it names the others.
     #[garde(length(min = 1, max = 64), inner(custom(addr)))]
     pub nodes: Vec<String>,
+    /// The machine's IP address that connections to nodes are made from, where it has several; the system's choice when empty.
+    #[garde(skip)]
+    pub outbound_address: String,
     /// Deadline of a request that names none itself.
     #[serde(with = "humantime_serde")]
     #[garde(custom(at_least::<10>))]
@@ -119,6 +123,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             nodes: Vec::new(),
+            outbound_address: String::new(),
             request_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(2),
             drain_delay: Duration::from_secs(1),
@@ -143,9 +148,16 @@ impl Default for LimitsConfig {
 }
 
 impl Config {
+    /// How connections to nodes are made.
+    pub fn channel(&self) -> ChannelSettings {
+        let local_address = outbound_address(&self.outbound_address).unwrap_or_default();
+        ChannelSettings { local_address, ..ChannelSettings::default() }
+    }
+
     /// Faults that concern more than one field; the fields' own come from [`Validate`].
     pub fn cross_field_faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
+        faults.extend(outbound_address(&self.outbound_address).err());
         if self.request_timeout > DEADLINE_MAX {
             faults.push(format!("request-timeout: must be at most {DEADLINE_MAX:?}"));
         }

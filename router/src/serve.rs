@@ -14,7 +14,6 @@ use axum::extract::State;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use borough_proto::error::ProblemType;
-use borough_proto::exchange::channel::ChannelSettings;
 use borough_proto::exchange::mux::Limits;
 use borough_proto::exchange::pool::PoolSettings;
 use borough_proto::exchange::{ForwardSettings, Forwarder};
@@ -88,10 +87,7 @@ fn settings(config: &Config) -> ForwardSettings {
         queued_bytes_max: config.limits.queued_bytes_per_node_max,
         ..Limits::default()
     };
-    ForwardSettings {
-        pool: PoolSettings { channel: ChannelSettings::default(), mux },
-        attempt: config.attempt_timeout,
-    }
+    ForwardSettings { pool: PoolSettings { channel: config.channel(), mux }, attempt: config.attempt_timeout }
 }
 
 async fn serve(app: &Arc<App>, tcp: TcpListener, shutdown: CancellationToken) -> Result<(), RunError> {

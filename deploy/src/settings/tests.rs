@@ -61,6 +61,7 @@ fn all_faults_of_all_sources_are_reported_together() {
             ("BOROUGH_ENGINE", "rocks"),
             ("BOROUGH_RAFT__DOWN_AFTER", "1s"),
             ("BOROUGH_NOSUCH", "1"),
+            ("BOROUGH_OUTBOUND_ADDRESS", "10.0.0.1:7070"),
             ("BOROUGH_LIMITS__REQUESTS_MAX", "-3"),
         ]),
         flags: vec![flag("listen", "nowhere")],
@@ -77,6 +78,7 @@ fn all_faults_of_all_sources_are_reported_together() {
         ("engine", "BOROUGH_ENGINE"),
         ("raft.down-after", "BOROUGH_RAFT__DOWN_AFTER"),
         ("nosuch", "BOROUGH_NOSUCH"),
+        ("outbound-address", "BOROUGH_OUTBOUND_ADDRESS"),
         ("limits.requests-max", "BOROUGH_LIMITS__REQUESTS_MAX"),
         ("listen", "--listen"),
         ("data-dir", "the default"),
@@ -84,7 +86,7 @@ fn all_faults_of_all_sources_are_reported_together() {
         let named = |fault: &&String| fault.starts_with(&format!("{key}: ")) && fault.contains(origin);
         assert!(faults.iter().any(|fault| named(&fault)), "{key} from {origin} in {faults:#?}");
     }
-    assert_eq!(faults.len(), 11, "{faults:#?}");
+    assert_eq!(faults.len(), 12, "{faults:#?}");
 }
 
 #[test]

@@ -47,7 +47,7 @@ enum Who {
 }
 
 /// Each step of a move, and who can die there.
-const STEPS: [(Who, &str); 12] = [
+const STEPS: [(Who, &str); 14] = [
     (Who::MetaLeader, "call-recorded"),
     (Who::MetaLeader, "move-begun"),
     (Who::Target, "replica-opened"),
@@ -59,6 +59,8 @@ const STEPS: [(Who, &str); 12] = [
     (Who::ShardLeader, "members-applied"),
     (Who::MetaLeader, "members-changed"),
     (Who::MetaLeader, "change-recorded"),
+    (Who::MetaLeader, "catalog-members-changed"),
+    (Who::MetaLeader, "catalog-change-recorded"),
     (Who::Source, "replica-given-up"),
 ];
 
@@ -275,10 +277,11 @@ async fn drain_to_the_dead(cluster: &mut Cluster) -> anyhow::Result<(OperationSt
 async fn target_stays_away(cluster: &mut Cluster) -> anyhow::Result<()> {
     let busy = Busy::start(cluster, "away").await?;
     let (drain, drained, dead) = drain_to_the_dead(cluster).await?;
-    // Its successor takes the move back when the node is given up, and dies then.
-    let meta = until(STEP_LIMIT, "a meta leader", || cluster.meta_leader()).await?;
-    arm(cluster, &[meta], "move-taken-back")?;
-    died(cluster, &[meta], "move-taken-back").await?;
+    // Whoever leads the meta group when the node is given up takes the move back, and dies then.
+    let others: Vec<u64> =
+        cluster.members(STEP_LIMIT).await?.into_iter().filter(|&node| node != drained).collect();
+    arm(cluster, &others, "move-taken-back")?;
+    let meta = died(cluster, &others, "move-taken-back").await?;
     cluster.node_mut(meta)?.launch().await?;
     ended(cluster, &drain.id, "done").await?;
     let left: Vec<u64> =
@@ -296,27 +299,28 @@ async fn dies_in_an_undo(cluster: &mut Cluster, who: Who, step: &str) -> anyhow:
     let before = cluster.wait_placed(&cluster.members(STEP_LIMIT).await?, REST_LIMIT).await?;
     let busy = Busy::start(cluster, &format!("undo-{step}")).await?;
     let (drain, _, dead) = drain_to_the_dead(cluster).await?;
-    let copying = |operation: &OperationStatus| {
-        let moves = operation.moves.iter().flatten();
-        moves.clone().find(|step| step.step == "copying").and_then(|step| step.shard)
-    };
-    let shard = until(STEP_LIMIT, "the shard that is copied, with a leader", || async {
+    let shard = until(STEP_LIMIT, "only a shard to be copied, with a leader", || async {
         let answer = http.get(&format!("/admin/v1/operations/{}", drain.id)).expect(200).await?;
-        let shard = copying(&serde_json::from_slice(&answer.body)?).context("none is copied")?;
+        let operation: OperationStatus = serde_json::from_slice(&answer.body)?;
+        let moves: Vec<_> = operation.moves.iter().flatten().collect();
+        // The catalog's own replica leaves first.
+        let of_catalog = moves.iter().find(|step| step.shard.is_none() && step.step != "done");
+        ensure!(of_catalog.is_none(), "{operation:?}");
+        let copying = moves.iter().find(|step| step.step == "copying").context("none is copied")?;
+        let shard = copying.shard.context("a shard")?;
         let status = cluster.status().await?;
         let leader = status.shards.iter().find(|info| info.id == shard).and_then(|info| info.leader);
         Ok((shard, leader.filter(|&leader| leader != dead).context("no leader")?))
     });
     let (shard, leader) = shard.await?;
-    let victim = match who {
-        Who::ShardLeader => leader,
-        Who::MetaLeader | Who::Source | Who::Target => {
-            until(STEP_LIMIT, "a meta leader", || cluster.meta_leader()).await?
-        }
+    let candidates = match who {
+        Who::ShardLeader => vec![leader],
+        // Only who leads the meta group gets there.
+        Who::MetaLeader | Who::Source | Who::Target => cluster.members(STEP_LIMIT).await?,
     };
-    arm(cluster, &[victim], step)?;
+    arm(cluster, &candidates, step)?;
     post(&http, &format!("operations/{}:cancel", drain.id)).await?;
-    died(cluster, &[victim], step).await?;
+    let victim = died(cluster, &candidates, step).await?;
     for node in [dead, victim] {
         cluster.node_mut(node)?.launch().await?;
     }

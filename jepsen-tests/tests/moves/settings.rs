@@ -19,7 +19,7 @@ async fn a_rebalance_that_is_switched_off_waits_to_be_asked_and_keeps_zones_apar
     let env = [("BOROUGH_PLACEMENT__SETTLE", "200ms"), ("BOROUGH_PLACEMENT__REBALANCE", "false")];
     let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let zones = ["a", "b", "c"].map(str::to_owned).to_vec();
-    let mut cluster = Cluster::start(Options { nodes: 3, shards: 8, replicas: 3, env, zones }).await?;
+    let mut cluster = Cluster::start(Options { env, zones, ..Options::default() }).await?;
     let http = cluster.http();
     for _ in 0..3 {
         cluster.add_node().await?;

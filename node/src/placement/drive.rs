@@ -235,10 +235,11 @@ fn switch(
         match ask_leader(&driver, group, nodes, request).await {
             Ok(()) => {
                 tracing::info!(operation, %group, "the members have changed");
-                crash::reached("members-changed");
+                let of_catalog = group == GroupId::META;
+                crash::reached(if of_catalog { "catalog-members-changed" } else { "members-changed" });
                 driver.observed.lock().waits(operation, position, None);
                 record(&driver, done).await;
-                crash::reached("change-recorded");
+                crash::reached(if of_catalog { "catalog-change-recorded" } else { "change-recorded" });
             }
             Err(why) => driver.observed.lock().waits(operation, position, Some(why)),
         }

@@ -69,6 +69,7 @@ pub trait AddressBook: Send + Sync + 'static {
 /// All peers of this node.
 pub struct Peers {
     book: Arc<dyn AddressBook>,
+    settings: ChannelSettings,
     peers: Mutex<HashMap<NodeId, Arc<Peer>>>,
     /// For cluster calls: one connection an address.
     channels: Mutex<HashMap<String, Channel>>,
@@ -102,8 +103,13 @@ pub enum PeerError {
 }
 
 impl Peers {
-    pub fn new(book: Arc<dyn AddressBook>, tasks: TaskTracker, stop: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { book, peers: Mutex::default(), channels: Mutex::default(), tasks, stop })
+    pub fn new(
+        book: Arc<dyn AddressBook>,
+        settings: ChannelSettings,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self { book, settings, peers: Mutex::default(), channels: Mutex::default(), tasks, stop })
     }
 
     fn peer(&self, node: NodeId) -> Arc<Peer> {
@@ -127,7 +133,7 @@ impl Peers {
             Some(channel) => channel.clone(),
             None => {
                 let unknown = |_| PeerError::Address { node: NodeId(0), addr: addr.to_owned() };
-                let channel = ChannelSettings::default().lazy(addr).map_err(unknown)?;
+                let channel = self.settings.lazy(addr).map_err(unknown)?;
                 channels.insert(addr.to_owned(), channel.clone());
                 channel
             }
@@ -149,7 +155,7 @@ impl Peers {
     /// [`PeerError`] when the node's address is not known.
     pub fn channel(&self, node: NodeId) -> Result<Channel, PeerError> {
         let addr = self.address(node)?;
-        ChannelSettings::default().lazy(&addr).map_err(|_| PeerError::Address { node, addr })
+        self.settings.lazy(&addr).map_err(|_| PeerError::Address { node, addr })
     }
 
     /// Sends one frame and waits for its answer.

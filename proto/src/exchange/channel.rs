@@ -1,5 +1,6 @@
 //! How a connection to a node is set up: timeouts, keepalive, windows and message limits.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
@@ -9,6 +10,8 @@ use crate::limits::MESSAGE_BYTES_MAX;
 /// Settings of a connection. tonic has no keepalive unless told, so a silent peer would hang its callers.
 #[derive(Debug, Clone, Copy)]
 pub struct ChannelSettings {
+    /// The connection's own end is bound to this address of the machine; `None`: the system picks one.
+    pub local_address: Option<IpAddr>,
     pub connect_timeout: Duration,
     /// Between HTTP/2 pings.
     pub keepalive_interval: Duration,
@@ -22,6 +25,7 @@ pub struct ChannelSettings {
 impl Default for ChannelSettings {
     fn default() -> Self {
         Self {
+            local_address: None,
             connect_timeout: Duration::from_millis(1000),
             keepalive_interval: Duration::from_millis(1000),
             keepalive_timeout: Duration::from_millis(2000),
@@ -51,6 +55,7 @@ impl ChannelSettings {
         }
         let endpoint = Endpoint::from_shared(format!("http://{addr}")).map_err(|_| bad())?;
         Ok(endpoint
+            .local_address(self.local_address)
             .connect_timeout(self.connect_timeout)
             .tcp_nodelay(true)
             .tcp_keepalive(Some(Duration::from_secs(10)))
@@ -70,6 +75,18 @@ impl ChannelSettings {
     }
 }
 
+/// The address that the setting `outbound-address` names, which is empty when there is none.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn outbound_address(text: &str) -> Result<Option<IpAddr>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let fault = |_| format!("outbound-address: {text:?} is not an IP address such as 10.0.0.1");
+    text.parse().map(Some).map_err(fault)
+}
+
 /// Limits of a data client's messages.
 pub fn data_client(channel: Channel) -> crate::wire::data_client::DataClient<Channel> {
     crate::wire::data_client::DataClient::new(channel)
@@ -82,4 +99,34 @@ pub fn cluster_client(channel: Channel) -> crate::wire::cluster_client::ClusterC
     crate::wire::cluster_client::ClusterClient::new(channel)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn an_outbound_address_is_an_address_or_nothing() {
+        assert_eq!(outbound_address(""), Ok(None));
+        assert_eq!(outbound_address("127.0.1.2"), Ok(Some(IpAddr::from([127, 0, 1, 2]))));
+        for bad in ["localhost", "10.0.0.1:7070", " "] {
+            assert!(outbound_address(bad).is_err(), "{bad}");
+        }
+    }
+
+    // All of 127.0.0.0/8 is this machine's on Linux alone.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn connections_come_from_the_address_that_they_are_bound_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let local_address = outbound_address("127.0.1.2").unwrap();
+        let settings = ChannelSettings { local_address, ..ChannelSettings::default() };
+        let endpoint = settings.endpoint(&addr).unwrap();
+        let (accepted, _channel) = tokio::join!(listener.accept(), endpoint.connect());
+        let (_, peer) = accepted.unwrap();
+        assert_eq!(Some(peer.ip()), local_address);
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use borough_proto::exchange::channel::ChannelSettings;
 use openraft::async_runtime::WatchReceiver;
 use openraft::storage::RaftStateMachine;
 use openraft::{Config as RaftSettings, Raft, SnapshotPolicy};
@@ -42,7 +43,12 @@ async fn start(
         ..RaftSettings::default()
     };
     let state = open_replica(1, engine, wal);
-    let peers = Peers::new(Arc::new(MapCell::default()), TaskTracker::new(), CancellationToken::new());
+    let peers = Peers::new(
+        Arc::new(MapCell::default()),
+        ChannelSettings::default(),
+        TaskTracker::new(),
+        CancellationToken::new(),
+    );
     let network = NetworkFactory {
         peers: Arc::clone(&peers),
         state: Arc::clone(&state),
@@ -294,7 +300,12 @@ fn log_that_does_not_grow_is_not_compacted_again() {
         let wal = open_wal(dir.path());
         let mut config = crate::config::Config::default();
         config.log.purge_after_bytes = 64 << 10;
-        let peers = Peers::new(Arc::new(MapCell::default()), TaskTracker::new(), CancellationToken::new());
+        let peers = Peers::new(
+            Arc::new(MapCell::default()),
+            ChannelSettings::default(),
+            TaskTracker::new(),
+            CancellationToken::new(),
+        );
         let groups = Groups::new(&config, wal.clone(), engine, peers).unwrap();
         let machine = ShardMachine::new(ReplicaId(1), Arc::new(Cache::new(1 << 20)));
         let group = groups.open(GROUP, ReplicaId(1), machine).await.unwrap();

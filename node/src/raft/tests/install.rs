@@ -1,6 +1,7 @@
 //! A snapshot's installation is a switch of generations: a crash before it leaves the old data whole, a crash
 //! after it the new, and what is left over is swept away.
 
+use borough_proto::exchange::channel::ChannelSettings;
 use openraft::storage::RaftStateMachine;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,7 +23,12 @@ fn entries(ids: std::ops::Range<u64>) -> Vec<Entry> {
 
 /// What a start does before it opens replicas.
 fn sweep(wal: &Wal, engine: &Arc<dyn Engine>) {
-    let peers = Peers::new(Arc::new(MapCell::default()), TaskTracker::new(), CancellationToken::new());
+    let peers = Peers::new(
+        Arc::new(MapCell::default()),
+        ChannelSettings::default(),
+        TaskTracker::new(),
+        CancellationToken::new(),
+    );
     Groups::new(&Config::default(), wal.clone(), Arc::clone(engine), peers).unwrap().sweep_spaces().unwrap();
 }
 

@@ -1,0 +1,221 @@
+//! One node's process, its directory and addresses.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use nix::sys::signal::Signal;
+use serde::Deserialize;
+
+use super::{BIND_LIMIT, STOP_LIMIT, kept_address, strings};
+use crate::process::Process;
+use crate::proxy::{End, Links};
+use crate::wait::until;
+
+/// `D/runtime.json`.
+#[derive(Debug, Clone, Deserialize)]
+struct Runtime {
+    pid: u32,
+    addr: String,
+    admin: String,
+}
+
+/// `D/identity.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Identity {
+    pub cluster_id: String,
+    pub node: u64,
+}
+
+/// A node's process and what outlives it.
+#[derive(Debug)]
+pub struct Node {
+    name: String,
+    dir: PathBuf,
+    pub data_dir: PathBuf,
+    /// gRPC address; kept over restarts.
+    listen: String,
+    /// gRPC address that others use: the same, or that of its proxy.
+    pub addr: String,
+    /// Which end of its links it is, when they pass proxies.
+    pub end: Option<End>,
+    /// It was removed from the cluster and is never started again.
+    pub retired: bool,
+    pub admin: String,
+    join: Vec<String>,
+    env: Vec<(String, String)>,
+    pub(super) process: Option<Process>,
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
+    let bytes = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("parse {}", path.display()))
+}
+
+impl Node {
+    /// Starts a node in `dir/NAME` that joins through `join`, and waits until it is bound.
+    ///
+    /// # Errors
+    /// When it ends or does not bind; with its log.
+    pub async fn start(
+        dir: &Path,
+        name: &str,
+        join: &[String],
+        env: &[(String, String)],
+    ) -> anyhow::Result<Self> {
+        Self::start_on(dir, name, join, env, None).await
+    }
+
+    /// [`Node::start`] of the node that is `end` of `links`.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn start_on(
+        dir: &Path,
+        name: &str,
+        join: &[String],
+        env: &[(String, String)],
+        on: Option<(&Links, End)>,
+    ) -> anyhow::Result<Self> {
+        let listen = kept_address()?;
+        let addr = match on {
+            Some((links, end)) => links.attach(end, &listen).await?,
+            None => listen.clone(),
+        };
+        let mut node = Self {
+            name: name.to_owned(),
+            dir: dir.to_owned(),
+            data_dir: dir.join(name),
+            listen,
+            addr,
+            end: on.map(|(_, end)| end),
+            retired: false,
+            admin: String::new(),
+            join: join.to_vec(),
+            env: env.to_vec(),
+            process: None,
+        };
+        node.launch().await?;
+        Ok(node)
+    }
+
+    /// Starts it again on its data directory and its old address.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub async fn launch(&mut self) -> anyhow::Result<()> {
+        ensure!(self.process.is_none(), "{} still runs", self.name);
+        let data_dir = self.data_dir.to_string_lossy().into_owned();
+        let mut args = strings(&[
+            "node",
+            "--data-dir",
+            &data_dir,
+            "--listen",
+            &self.listen,
+            "--admin-listen",
+            "127.0.0.1:0",
+        ]);
+        if let Some(outbound) = self.end.and_then(End::outbound) {
+            args.extend(["--advertise".to_owned(), self.addr.clone()]);
+            args.extend(["--set".to_owned(), format!("outbound-address={outbound}")]);
+        }
+        if !self.join.is_empty() {
+            args.extend(["--join".to_owned(), self.join.join(",")]);
+        }
+        let mut process = Process::start(&self.name, &self.dir, &args, &self.env)?;
+        let (path, pid) = (self.data_dir.join("runtime.json"), process.pid());
+        let what = format!("{} to bind", self.name);
+        let bound: anyhow::Result<Runtime> = until(BIND_LIMIT, &what, || {
+            let looked = process.ended().map(|ended| (ended, read_json::<Runtime>(&path)));
+            async move {
+                let (ended, runtime) = looked?;
+                if let Some(status) = ended {
+                    // Ended for good: what comes next would only hide it.
+                    return Ok(Err(anyhow::anyhow!("it ended: {status}")));
+                }
+                let runtime = runtime?;
+                // A file of the process before is not yet the new one's.
+                ensure!(runtime.pid == pid, "runtime.json is of process {}", runtime.pid);
+                Ok(Ok(runtime))
+            }
+        })
+        .await
+        .and_then(|bound| bound);
+        let runtime = bound.with_context(|| process.log_tail(30))?;
+        (self.addr, self.admin) = (runtime.addr, runtime.admin);
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Who it is, once it has joined.
+    ///
+    /// # Errors
+    /// When it has not.
+    pub fn identity(&self) -> anyhow::Result<Identity> {
+        read_json(&self.data_dir.join("identity.json"))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// The process, while it runs.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn process(&mut self) -> anyhow::Result<&mut Process> {
+        self.process.as_mut().with_context(|| format!("{} does not run", self.name))
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        self.process.as_ref().with_context(|| format!("{} does not run", self.name))?.signal(signal)
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.process()?.kill()?;
+        self.process = None;
+        Ok(())
+    }
+
+    /// Waits for its end, which it comes to by itself.
+    ///
+    /// # Errors
+    /// When it has not ended after `limit`.
+    pub async fn wait_end(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        let process = self.process()?;
+        let ended = process.wait_end(limit).await.with_context(|| process.log_tail(30))?;
+        self.process = None;
+        Ok(ended)
+    }
+
+    /// SIGTERM, and waits for the end.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
+        let process = self.process()?;
+        let ended = process.terminate(STOP_LIMIT).await.with_context(|| process.log_tail(30));
+        if ended.is_ok() {
+            self.process = None;
+        }
+        ended
+    }
+}

@@ -1,0 +1,195 @@
+//! `jepsen-tests`: runs a workload under faults on a cluster of real processes, and judges what was answered.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use jepsen_tests::nemesis::Nemesis;
+use jepsen_tests::runner::{Engine, Plan, Report, check_file, list, run, run_all, table};
+use jepsen_tests::workload::{Through, Workload};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Exit code after SIGINT or SIGTERM.
+const INTERRUPTED: u8 = 130;
+
+/// Chaos runs against real borough processes.
+///
+/// Exit codes: 0 all passed or skipped; 1 a promise was broken; 2 the harness failed, so nothing was shown;
+/// 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Example:\n  jepsen-tests --workload register --nemesis kill-leader,partition-one-way --seconds 60 --seed 7"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Every workload under every nemesis, and a table at the end
+    All(AllArgs),
+    /// Judge the history of an earlier run again
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Length of the load with its faults; starting, healing and judging come on top
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// Decides the schedule of faults and what callers ask
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Under which each run gets a directory
+    #[arg(long, value_name = "DIR")]
+    artefacts: Option<PathBuf>,
+    /// Storage engine of the nodes, `sled` or `fjall`
+    #[arg(long, value_parser = engine)]
+    engine: Option<Engine>,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// See --list
+    #[arg(long, value_parser = workload, required_unless_present = "list")]
+    workload: Option<Workload>,
+    /// See --list; several overlap
+    #[arg(long, value_parser = nemesis, value_delimiter = ',', default_value = "none")]
+    nemesis: Vec<Nemesis>,
+    /// Nodes; 3, or as many as the nemesis takes
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=15))]
+    nodes: Option<u8>,
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
+    shards: u32,
+    /// Sequential callers
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=500))]
+    concurrency: u64,
+    /// Calls a second that all callers together aim at
+    #[arg(long, default_value_t = 300)]
+    rate: u32,
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
+    routers: u8,
+    /// Call through the client crate (register, counter, idempotent)
+    #[arg(long)]
+    client: bool,
+    /// The same, straight to the nodes
+    #[arg(long, conflicts_with = "client")]
+    direct: bool,
+    /// Show workloads and nemeses
+    #[arg(long)]
+    list: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// Of the run
+    #[arg(long, value_parser = workload)]
+    workload: Workload,
+    /// Its `history.jsonl`
+    history: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct AllArgs {
+    /// Only runs whose WORKLOAD/NEMESIS contains one of these
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    #[command(flatten)]
+    common: Common,
+}
+
+fn workload(name: &str) -> Result<Workload, String> {
+    Workload::named(name).ok_or_else(|| "see --list".to_owned())
+}
+
+fn nemesis(name: &str) -> Result<Nemesis, String> {
+    Nemesis::named(name).ok_or_else(|| "see --list".to_owned())
+}
+
+fn engine(name: &str) -> Result<Engine, String> {
+    Engine::named(name).ok_or_else(|| "sled or fjall".to_owned())
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // What is dropped kills its processes: a run that is interrupted leaves none behind.
+    tokio::select! {
+        code = Box::pin(carry_out(cli)) => code,
+        () = interrupted() => {
+            eprintln!("interrupted");
+            ExitCode::from(INTERRUPTED)
+        }
+    }
+}
+
+/// Ends with the first SIGINT or SIGTERM.
+async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+async fn carry_out(cli: Cli) -> ExitCode {
+    let reports = match cli.command {
+        Some(Command::All(AllArgs { only, common })) => {
+            let length = Duration::from_secs(common.seconds);
+            let reports = run_all(length, common.seed, &only, common.artefacts, common.engine).await;
+            println!("\n{}", table(&reports));
+            reports
+        }
+        Some(Command::Check(args)) => return check(&args),
+        None => {
+            let Some(workload) = cli.run.workload.filter(|_| !cli.run.list) else {
+                println!("{}", list());
+                return ExitCode::SUCCESS;
+            };
+            let report = run(&plan(workload, cli.run)).await;
+            println!("{report}");
+            vec![report]
+        }
+    };
+    ExitCode::from(Report::exit_code(&reports))
+}
+
+fn check(args: &CheckArgs) -> ExitCode {
+    match check_file(args.workload, &args.history) {
+        Ok((told, code)) => {
+            println!("{told}");
+            ExitCode::from(code)
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn plan(workload: Workload, args: RunArgs) -> Plan {
+    let common = args.common;
+    let plan = Plan::new(workload, args.nemesis, Duration::from_secs(common.seconds), common.seed);
+    Plan {
+        nodes: args.nodes.map_or(plan.nodes, usize::from),
+        shards: args.shards,
+        callers: args.concurrency,
+        rate: f64::from(args.rate),
+        routers: usize::from(args.routers),
+        artefacts: common.artefacts,
+        engine: common.engine,
+        through: match (args.client, args.direct) {
+            (_, true) => Through::Direct,
+            (true, false) => Through::Client,
+            (false, false) => Through::Rest,
+        },
+        ..plan
+    }
+}

@@ -1,0 +1,241 @@
+//! One run: a cluster, its load, its faults, its history, and the verdict; everything is kept in one directory.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use rand::RngExt as _;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::checker;
+use crate::cluster::{Cluster, Options};
+use crate::nemesis::{Director, Nemesis, schedule};
+use crate::record::{Call, Kind, Record, Recorder, calls, write_edn};
+use crate::workload::{Site, Workload};
+
+mod judge;
+mod matrix;
+mod plan;
+mod report;
+
+pub use matrix::run_all;
+pub use plan::{Engine, Plan};
+pub use report::{Report, Verdict, table};
+
+/// For calls under way to end: longer than any caller waits.
+const CALLS_LIMIT: Duration = Duration::from_secs(60);
+
+/// Why a run is no pass.
+enum Failure {
+    /// The product broke a promise.
+    Violation(anyhow::Error),
+    /// The harness could not do what it should.
+    Harness(anyhow::Error),
+}
+
+/// What a run has shown so far.
+#[derive(Debug, Default)]
+struct Seen {
+    records: Vec<Record>,
+    faults: usize,
+    /// Faults that could not be made, and why.
+    missed: Vec<String>,
+    /// What the checker said.
+    judged: Option<String>,
+}
+
+/// Carries a plan out. What it found is in the report; everything else in the report's directory.
+pub async fn run(plan: &Plan) -> Report {
+    if let Some(reason) = plan.skipped() {
+        return Report::new(plan, Verdict::Skipped(reason), &[], 0, Vec::new(), None);
+    }
+    let dir = plan.dir();
+    let mut seen = Seen::default();
+    let ran = Box::pin(run_in(plan, &dir, &mut seen)).await;
+    let verdict = match ran {
+        Ok(()) => Verdict::Passed,
+        Err(Failure::Violation(error)) => Verdict::Violation(format!("{error:#}")),
+        Err(Failure::Harness(error)) => Verdict::Broken(format!("{error:#}")),
+    };
+    let report = Report::new(plan, verdict, &seen.records, seen.faults, seen.missed, Some(dir.clone()));
+    if let Err(error) = report::write(&report, &dir, &seen.records, seen.judged.as_deref()) {
+        eprintln!("write the report into {}: {error:#}", dir.display());
+    }
+    if report.verdict == Verdict::Passed && std::env::var_os("JEPSEN_KEEP").is_none() {
+        remove_data(&dir);
+    }
+    report
+}
+
+/// Data directories are of use only to those who look for a cause.
+fn remove_data(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        let _ = std::fs::remove_dir_all(entry.path());
+    }
+}
+
+async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure> {
+    let harness = Failure::Harness;
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("make {}", dir.display()))
+        .and_then(|()| report::write_command(plan, dir))
+        .map_err(harness)?;
+    let mut cluster =
+        Cluster::start(options(plan, dir)).await.context("start the cluster").map_err(harness)?;
+    let recorder =
+        Recorder::create(&dir.join("history.jsonl")).context("create the history").map_err(harness)?;
+    let site =
+        Site::prepare(plan.workload, &cluster, plan.through, recorder.clone(), plan.callers, plan.seed);
+    let site = site.await.context("prepare the workload").map_err(harness)?;
+    let mut director = Director::new(recorder.clone());
+    let lived = live(plan, &mut cluster, &site, &mut director).await;
+    seen.faults = director.injected;
+    seen.missed = director.failures.clone();
+    let crashed = crashed(&mut cluster);
+    let finished = recorder.finish().context("write the history").map_err(harness);
+    seen.records = finished?;
+    write_history(&seen.records, dir).map_err(harness)?;
+    crashed.and(lived).map_err(Failure::Violation)?;
+    // Dropped only here: a verdict on what was answered does not need it, its logs do.
+    drop(cluster);
+    let calls = calls(&seen.records).context("pair the calls of the history").map_err(harness)?;
+    let judged = judge::judge(plan.workload, &calls);
+    seen.judged = Some(judged.to_string());
+    let told = anyhow::anyhow!("{judged}");
+    match judged.verdict {
+        checker::Verdict::Valid => {}
+        checker::Verdict::Invalid(_) => return Err(Failure::Violation(told)),
+        checker::Verdict::Unknown(_) => return Err(Failure::Harness(told)),
+    }
+    let faults = site.faults();
+    if !faults.is_empty() {
+        return Err(Failure::Violation(anyhow::anyhow!("answers break the contract: {}", faults.join("; "))));
+    }
+    enough(plan, &calls, &director).map_err(harness)
+}
+
+fn options(plan: &Plan, dir: &Path) -> Options {
+    let mut env = Vec::new();
+    if let Some(engine) = plan.engine {
+        env.push(("BOROUGH_ENGINE".to_owned(), engine.name().to_owned()));
+    }
+    if plan.nemeses.iter().any(|nemesis| nemesis.changes_members()) {
+        env.push(("BOROUGH_PLACEMENT__SETTLE".to_owned(), "1s".to_owned()));
+    }
+    Options {
+        nodes: plan.nodes,
+        shards: plan.shards,
+        replicas: if plan.nodes >= 5 { 5 } else { 3 },
+        env,
+        routers: plan.routers,
+        links: plan.nemeses.iter().any(|nemesis| nemesis.needs_links()),
+        dir: Some(dir.to_owned()),
+        ..Options::default()
+    }
+}
+
+/// Load and faults, then healing, then the last reads.
+async fn live(
+    plan: &Plan,
+    cluster: &mut Cluster,
+    site: &Arc<Site>,
+    director: &mut Director,
+) -> anyhow::Result<()> {
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    for number in 0..plan.callers {
+        tasks.spawn(call(Arc::clone(site), number, plan.pause(), stop.clone()));
+    }
+    tasks.close();
+    let events = schedule(&plan.nemeses, plan.seed, plan.length, plan.nodes);
+    let directed = director.run(cluster, &events, plan.length).await;
+    // Callers go on while it heals: what comes back must come back under load.
+    let healed = match directed {
+        Ok(()) => director.heal(cluster).await.context("heal"),
+        Err(error) => Err(error),
+    };
+    stop.cancel();
+    tokio::time::timeout(CALLS_LIMIT, tasks.wait()).await.context("callers do not end")?;
+    healed?;
+    site.caller(plan.callers).last_reads().await
+}
+
+async fn call(site: Arc<Site>, number: u64, pause: Duration, stop: CancellationToken) {
+    let mut caller = site.caller(number);
+    while !stop.is_cancelled() {
+        caller.step().await;
+        let pause = pause.mul_f64(caller.rng.random_range(0.5..1.5));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Whether a node ended that nobody had killed.
+fn crashed(cluster: &mut Cluster) -> anyhow::Result<()> {
+    for node in cluster.nodes.iter_mut().filter(|node| node.running()) {
+        let name = node.name().to_owned();
+        let process = node.process()?;
+        if let Some(status) = process.ended()? {
+            anyhow::bail!("{name} ended by itself, {status}: {}", process.log_tail(20));
+        }
+    }
+    Ok(())
+}
+
+fn write_history(records: &[Record], dir: &Path) -> anyhow::Result<()> {
+    let path = dir.join("history.edn");
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    write_edn(records, BufWriter::new(file)).with_context(|| format!("write {}", path.display()))
+}
+
+/// A history in which nothing happened breaks no promise, and shows nothing.
+fn enough(plan: &Plan, calls: &[Call], director: &Director) -> anyhow::Result<()> {
+    let (ok, least) = (checker::counts(calls).ok as u64, plan.length.as_secs() * 3);
+    ensure!(ok >= least, "only {ok} calls succeeded, of at least {least}");
+    let read = |call: &Call| call.f == plan.workload.read_function() && call.end == Kind::Ok;
+    ensure!(calls.iter().any(read), "no read succeeded");
+    let quiet = plan.nemeses.iter().all(|nemesis| *nemesis == Nemesis::None);
+    ensure!(quiet || director.injected > 0, "no fault took effect: {}", director.failures.join("; "));
+    Ok(())
+}
+
+/// Judges the history in a file; gives what the checker says, and an exit code.
+///
+/// # Errors
+/// When the file is no history.
+pub fn check_file(workload: Workload, path: &Path) -> anyhow::Result<(String, u8)> {
+    let records = crate::record::read(path).with_context(|| format!("read {}", path.display()))?;
+    let calls = calls(&records).context("pair the calls of the history")?;
+    let judged = judge::judge(workload, &calls);
+    let code = match judged.verdict {
+        checker::Verdict::Valid => 0,
+        checker::Verdict::Invalid(_) => 1,
+        checker::Verdict::Unknown(_) => 2,
+    };
+    Ok((judged.to_string(), code))
+}
+
+/// Where runs are kept unless told.
+fn default_artefacts() -> PathBuf {
+    PathBuf::from("target/jepsen")
+}
+
+/// For tests and the command line: the workloads and nemeses that there are.
+pub fn list() -> String {
+    let mut lines = vec!["workloads:".to_owned()];
+    lines.extend(
+        Workload::ALL.iter().map(|workload| format!("  {:<20} {}", workload.name(), workload.about())),
+    );
+    lines.push("nemeses:".to_owned());
+    lines.extend(Nemesis::ALL.iter().map(|nemesis| format!("  {:<20} {}", nemesis.name(), nemesis.about())));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests;

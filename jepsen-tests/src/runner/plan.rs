@@ -1,0 +1,142 @@
+//! What to run.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::default_artefacts;
+use crate::nemesis::Nemesis;
+use crate::proxy::End;
+use crate::workload::{Through, Workload};
+
+/// A node's storage engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    Sled,
+    Fjall,
+}
+
+impl Engine {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sled => "sled",
+            Self::Fjall => "fjall",
+        }
+    }
+
+    /// The engine of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Sled, Self::Fjall].into_iter().find(|engine| engine.name() == name)
+    }
+}
+
+/// A run before it begins.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub workload: Workload,
+    pub nemeses: Vec<Nemesis>,
+    /// Of the load with its faults; starting, healing and judging come on top.
+    pub length: Duration,
+    pub seed: u64,
+    pub nodes: usize,
+    pub shards: u32,
+    /// Sequential callers.
+    pub callers: u64,
+    /// Calls a second that all callers together aim at.
+    pub rate: f64,
+    pub routers: usize,
+    /// Under which the run gets a directory of its own.
+    pub artefacts: Option<PathBuf>,
+    pub engine: Option<Engine>,
+    pub through: Through,
+}
+
+impl Plan {
+    pub fn new(workload: Workload, nemeses: Vec<Nemesis>, length: Duration, seed: u64) -> Self {
+        let nodes = nemeses.iter().map(|nemesis| nemesis.nodes_min()).max().unwrap_or(3).max(3);
+        Self {
+            workload,
+            nemeses,
+            length,
+            seed,
+            nodes,
+            shards: 8,
+            callers: 12,
+            rate: 300.0,
+            routers: 2,
+            artefacts: None,
+            engine: None,
+            through: Through::Rest,
+        }
+    }
+
+    /// Names of the nemeses.
+    pub fn nemesis_names(&self) -> String {
+        self.nemeses.iter().map(|nemesis| nemesis.name()).collect::<Vec<_>>().join(",")
+    }
+
+    /// Workload and nemeses.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.workload.name(), self.nemesis_names())
+    }
+
+    /// A directory for this run alone.
+    pub fn dir(&self) -> PathBuf {
+        let root = self.artefacts.clone().unwrap_or_else(default_artefacts);
+        let name =
+            format!("{}-{}-{}", self.workload.name(), self.nemesis_names().replace(',', "+"), self.seed);
+        let mut dirs = (1_u32..)
+            .map(|number| root.join(if number == 1 { name.clone() } else { format!("{name}.{number}") }));
+        dirs.find(|dir| !dir.exists()).unwrap_or(root)
+    }
+
+    /// A caller's pause between two calls.
+    pub fn pause(&self) -> Duration {
+        // The bounds keep a rate of nothing from being a pause without end.
+        Duration::from_secs_f64((self.callers as f64 / self.rate).clamp(0.0001, 10.0))
+    }
+
+    /// Why it cannot be run here, when it cannot.
+    pub fn skipped(&self) -> Option<String> {
+        let least = self.nemeses.iter().map(|nemesis| nemesis.nodes_min()).max().unwrap_or(1);
+        if self.nodes < least {
+            return Some(format!("{} takes at least {least} nodes", self.nemesis_names()));
+        }
+        if self.through != Through::Rest && !self.workload.has_client() {
+            return Some(format!("{} goes over REST alone", self.workload.name()));
+        }
+        if self.nemeses.iter().any(|nemesis| nemesis.needs_links()) {
+            let address = End::Node(1).outbound()?;
+            if let Err(error) = TcpListener::bind((address, 0)) {
+                return Some(format!("links need addresses of their own, such as {address}: {error}"));
+            }
+        }
+        None
+    }
+
+    /// The command that runs it again.
+    pub fn command(&self) -> String {
+        let mut command = format!(
+            "cargo run --release -p jepsen-tests -- --workload {} --nemesis {} --seconds {} --seed {} --nodes {} \
+             --shards {} --concurrency {} --rate {} --routers {}",
+            self.workload.name(),
+            self.nemesis_names(),
+            self.length.as_secs(),
+            self.seed,
+            self.nodes,
+            self.shards,
+            self.callers,
+            self.rate,
+            self.routers
+        );
+        command.push_str(match self.through {
+            Through::Rest => "",
+            Through::Client => " --client",
+            Through::Direct => " --direct",
+        });
+        if let Some(engine) = self.engine {
+            command.push_str(&format!(" --engine {}", engine.name()));
+        }
+        command
+    }
+}

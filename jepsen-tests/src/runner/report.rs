@@ -1,0 +1,164 @@
+//! What a run found, for people.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::Plan;
+use crate::checker::{self, Counts};
+use crate::record::{NEMESIS, Record, calls};
+use crate::timeline::write_html;
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Passed,
+    /// The product broke a promise.
+    Violation(String),
+    /// The harness could not do what it should, so nothing was shown.
+    Broken(String),
+    /// It cannot be run here.
+    Skipped(String),
+}
+
+impl Verdict {
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Violation(_) => "VIOLATION",
+            Self::Broken(_) => "broken",
+            Self::Skipped(_) => "skipped",
+        }
+    }
+
+    /// Why it is not passed.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Passed => "",
+            Self::Violation(reason) | Self::Broken(reason) | Self::Skipped(reason) => reason,
+        }
+    }
+}
+
+/// A run when it is over.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub name: String,
+    pub workload: &'static str,
+    pub nemeses: String,
+    pub seed: u64,
+    pub counts: Counts,
+    pub faults: usize,
+    /// Faults that could not be made, and why.
+    pub missed: Vec<String>,
+    pub verdict: Verdict,
+    pub dir: Option<PathBuf>,
+    /// Runs it again.
+    pub command: String,
+}
+
+impl Report {
+    pub(super) fn new(
+        plan: &Plan,
+        verdict: Verdict,
+        records: &[Record],
+        faults: usize,
+        missed: Vec<String>,
+        dir: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            name: plan.name(),
+            workload: plan.workload.name(),
+            nemeses: plan.nemesis_names(),
+            seed: plan.seed,
+            // What cannot be paired is told by the verdict.
+            counts: calls(records).map(|calls| checker::counts(&calls)).unwrap_or_default(),
+            faults,
+            missed,
+            verdict,
+            dir,
+            command: plan.command(),
+        }
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Counts { ok, fail, info } = self.counts;
+        write!(
+            f,
+            "{} seed {}: {} ({ok} ok, {fail} fail, {info} info, {} faults)",
+            self.name,
+            self.seed,
+            self.verdict.word(),
+            self.faults
+        )?;
+        if !self.verdict.reason().is_empty() {
+            write!(f, "\n  {}", self.verdict.reason().replace('\n', "\n  "))?;
+        }
+        for missed in &self.missed {
+            write!(f, "\n  not made: {}", missed.lines().next().unwrap_or_default())?;
+        }
+        if let Some(dir) = self.dir.as_ref().filter(|_| self.verdict != Verdict::Passed) {
+            write!(f, "\n  artefacts: {}\n  again: {}", dir.display(), self.command)?;
+        }
+        Ok(())
+    }
+}
+
+/// All runs, a line each.
+pub fn table(reports: &[Report]) -> String {
+    let mut lines = vec![format!(
+        "{:<12} {:<20} {:>8} {:>7} {:>6} {:>6} {:>6}  verdict",
+        "workload", "nemesis", "seed", "ok", "fail", "info", "faults"
+    )];
+    for report in reports {
+        let Counts { ok, fail, info } = report.counts;
+        lines.push(format!(
+            "{:<12} {:<20} {:>8} {ok:>7} {fail:>6} {info:>6} {:>6}  {}",
+            report.workload,
+            report.nemeses,
+            report.seed,
+            report.faults,
+            report.verdict.word()
+        ));
+    }
+    lines.join("\n")
+}
+
+/// `command.txt`, there from the beginning: a run that is cut can be repeated too.
+pub(super) fn write_command(plan: &Plan, dir: &Path) -> anyhow::Result<()> {
+    save(&dir.join("command.txt"), &format!("{}\n", plan.command()))
+}
+
+/// `verdict.txt`, `faults.txt` and `timeline.html`.
+pub(super) fn write(
+    report: &Report,
+    dir: &Path,
+    records: &[Record],
+    judged: Option<&str>,
+) -> anyhow::Result<()> {
+    let judged = judged.map_or_else(String::new, |text| format!("{text}\n"));
+    save(&dir.join("verdict.txt"), &format!("{report}\n{judged}"))?;
+    save(&dir.join("faults.txt"), &faults(records))?;
+    let path = dir.join("timeline.html");
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    let title = format!("{}, seed {}", report.name, report.seed);
+    write_html(&title, records, BufWriter::new(file)).with_context(|| format!("write {}", path.display()))
+}
+
+fn faults(records: &[Record]) -> String {
+    let of_nemesis = records.iter().filter(|record| record.process == NEMESIS);
+    let line = |record: &Record| {
+        let seconds = record.time_ns as f64 / 1e9;
+        let error = record.error.as_deref().unwrap_or_default();
+        format!("{seconds:>9.3} s  {:<20} {} {error}\n", record.f, record.value)
+    };
+    of_nemesis.map(line).collect()
+}
+
+fn save(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}

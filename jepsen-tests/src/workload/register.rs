@@ -1,0 +1,86 @@
+//! Documents as registers: read, write, create, compare-and-set, delete. Every value is written once in a run.
+
+use rand::RngExt as _;
+use serde_json::{Value, json};
+
+use super::document::Only;
+use super::{Caller, End, number};
+use crate::http::Answer;
+
+pub async fn step(caller: &mut Caller) {
+    let key = caller.key();
+    match caller.rng.random_range(0..100) {
+        0..40 => {
+            read(caller, &key).await;
+        }
+        40..65 => {
+            let value = caller.value();
+            write(caller, ("write", json!(value)), &key, value, Only::Always).await;
+        }
+        65..90 => {
+            // An entity tag belongs to one value for ever, so it stands for the value seen with it.
+            let Some((Value::Number(old), etag)) = caller.seen.get(&key).cloned() else {
+                read(caller, &key).await;
+                return;
+            };
+            let value = caller.value();
+            write(caller, ("cas", json!([old, value])), &key, value, Only::IfMatch(&etag)).await;
+        }
+        90..95 => {
+            let value = caller.value();
+            write(caller, ("create", json!(value)), &key, value, Only::IfAbsent).await;
+        }
+        _ => delete(caller, &key).await,
+    }
+}
+
+async fn write(caller: &mut Caller, (f, input): (&str, Value), key: &str, value: u64, only: Only<'_>) {
+    caller.begin(f, key, input.clone());
+    let end = match caller.store(key, &json!({"value": value}), only, None).await {
+        Ok(etag) => {
+            caller.seen.insert(key.to_owned(), (json!(value), etag));
+            End::Ok(input.clone())
+        }
+        Err(end) => {
+            caller.seen.remove(key);
+            end
+        }
+    };
+    caller.end(f, key, input, end);
+}
+
+async fn delete(caller: &mut Caller, key: &str) {
+    caller.begin("delete", key, Value::Null);
+    let end = caller.erase(key).await.map_or_else(|end| end, |()| End::Ok(Value::Null));
+    caller.seen.remove(key);
+    caller.end("delete", key, Value::Null, end);
+}
+
+/// Whether it was answered.
+pub async fn read(caller: &mut Caller, key: &str) -> bool {
+    caller.begin("read", key, Value::Null);
+    let end = match caller.fetch(key).await {
+        Ok(None) => {
+            caller.seen.remove(key);
+            End::Ok(Value::Null)
+        }
+        Ok(Some((document, etag))) => match number(&document, "value") {
+            Ok(value) => {
+                caller.seen.insert(key.to_owned(), (json!(value), etag));
+                End::Ok(json!(value))
+            }
+            Err(end) => end,
+        },
+        Err(end) => end.of_read(),
+    };
+    caller.end("read", key, Value::Null, end)
+}
+
+/// The value that a read was answered with, null when there was nothing.
+pub fn value_of(answer: &Answer) -> Result<Value, End> {
+    if answer.status == 404 {
+        return Ok(Value::Null);
+    }
+    let document = answer.json().map_err(|error| End::Fail(format!("{error:#}")))?;
+    number(&document, "value").map(Value::from)
+}

@@ -1,0 +1,49 @@
+//! A few runs of the chaos harness, short enough for every change; `cargo run -p jepsen-tests` makes longer ones.
+
+use std::time::Duration;
+
+use jepsen_tests::nemesis::Nemesis;
+use jepsen_tests::runner::{Plan, Verdict, run};
+use jepsen_tests::workload::Workload;
+
+const LENGTH: Duration = Duration::from_secs(15);
+
+/// One after the other: each takes all of a small machine.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+async fn passes(workload: Workload, nemeses: &[Nemesis], seed: u64) -> anyhow::Result<()> {
+    let _turn = TURN.lock().await;
+    let artefacts = tempfile::tempdir()?;
+    let root = artefacts.path().to_owned();
+    let plan = Plan { artefacts: Some(root), ..Plan::new(workload, nemeses.to_vec(), LENGTH, seed) };
+    let report = Box::pin(run(&plan)).await;
+    println!("{report}");
+    match report.verdict {
+        Verdict::Passed => Ok(()),
+        // Other systems do not bind all of 127.0.0.0/8.
+        Verdict::Skipped(_) if !cfg!(target_os = "linux") => Ok(()),
+        Verdict::Skipped(_) | Verdict::Violation(_) | Verdict::Broken(_) => {
+            anyhow::bail!("{report}\nkept: {}", artefacts.keep().display())
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registers_are_linearizable_while_leaders_die() -> anyhow::Result<()> {
+    passes(Workload::Register, &[Nemesis::KillLeader], 11).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_are_serializable_across_partitions() -> anyhow::Result<()> {
+    passes(Workload::Append, &[Nemesis::PartitionMajority], 12).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn resent_writes_apply_once_over_lossy_links() -> anyhow::Result<()> {
+    passes(Workload::Idempotent, &[Nemesis::LinkLoss], 13).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listings_are_complete_while_nodes_come_and_go() -> anyhow::Result<()> {
+    passes(Workload::Scan, &[Nemesis::Membership], 14).await
+}
