@@ -275,7 +275,7 @@ impl<'de> Visitor<'de> for Key<'_> {
         Ok(KeyField::Text(Cow::Owned(number.to_string())))
     }
     fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(KeyField::Other("a number that is not an integer"))
+        Ok(KeyField::Other("a number that is no integer of 64 bits"))
     }
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
         Ok(KeyField::Text(Cow::Borrowed(text)))

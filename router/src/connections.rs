@@ -33,7 +33,8 @@ pub async fn serve(
     stop: &CancellationToken,
 ) {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(idle_max);
+    // A caller that has nothing more to say still gets its answer.
+    http.timer(TokioTimer::new()).header_read_timeout(idle_max).half_close(true);
     let connections = TaskTracker::new();
     while let Some((connection, addr)) = stop.run_until_cancelled(listener.accept()).await {
         connections.spawn(serve_one(http.clone(), connection, Peer(addr), router.clone(), stop.clone()));

@@ -18,7 +18,8 @@ use borough_proto::exchange::mux::Limits;
 use borough_proto::exchange::pool::PoolSettings;
 use borough_proto::exchange::{ForwardSettings, Forwarder};
 use http::header::HOST;
-use http::{Request, Version};
+use http::uri::Authority;
+use http::{HeaderValue, Request, Version};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -136,12 +137,21 @@ async fn complete(request: Request<Body>, next: Next) -> Response {
 
 /// A request of HTTP/1.1 names one host (RFC 9112 §3.2): two readers of one with more could each believe another.
 fn host_fault(request: &Request<Body>) -> Option<Refusal> {
-    let hosts = request.headers().get_all(HOST).iter().count();
-    if hosts == 1 || (hosts == 0 && request.version() < Version::HTTP_11) {
-        return None;
-    }
-    let detail = format!("a request has one Host header, this one has {hosts}");
+    let mut values = request.headers().get_all(HOST).iter();
+    let detail = match (values.next(), values.next()) {
+        (None, _) if request.version() < Version::HTTP_11 => return None,
+        (None, _) => "a request names its host".to_owned(),
+        (Some(_), Some(_)) => "a request names one host, this one names more".to_owned(),
+        // Empty where the target has no authority.
+        (Some(host), None) if host.is_empty() || is_host(host) => return None,
+        (Some(host), None) => format!("{host:?} is not host or host:port"),
+    };
     Some(Refusal::new(ProblemType::BadRequest, detail).field("Host"))
+}
+
+fn is_host(value: &HeaderValue) -> bool {
+    let authority = Authority::try_from(value.as_bytes());
+    authority.is_ok_and(|authority| !authority.as_str().contains('@'))
 }
 
 async fn handle(State(app): State<Arc<App>>, request: Request<Body>) -> Response {

@@ -18,7 +18,7 @@ pub struct Named<'a> {
 }
 
 impl Named<'_> {
-    fn name(&self) -> String {
+    pub fn name(&self) -> String {
         match self.sort {
             Some(sort) => format!("{}/{}/{sort}", self.collection, self.id),
             None => format!("{}/{}", self.collection, self.id),

@@ -82,10 +82,8 @@ fn conclude(
         if let Err(refusal) = settle(reply, named) {
             // A document that is missing fails the transaction as a precondition does.
             let refusal = if reply.status() == OpStatus::NotFound {
-                Refusal::new(
-                    ProblemType::PreconditionFailed,
-                    format!("there is no document {collection}/{id}"),
-                )
+                let detail = format!("there is no document {}", named.name());
+                Refusal::new(ProblemType::PreconditionFailed, detail)
             } else {
                 refusal
             };
@@ -203,6 +201,9 @@ mod tests {
             assert_eq!((problem.status, problem.op), (code, Some(1)), "{status:?}");
         }
         assert_eq!(conclude("a", &names(1), &[reply(OpStatus::Deleted)]).unwrap().status(), 200);
+        let item = [("posts".to_owned(), Some("s".to_owned()))];
+        let problem = conclude("a", &item, &[reply(OpStatus::NotFound)]).unwrap_err().into_problem();
+        assert!(problem.detail.starts_with("there is no document posts/a/s;"), "{}", problem.detail);
     }
 
     #[test]

@@ -267,7 +267,12 @@ pub fn content_type(headers: &HeaderMap, accepted: &[&str]) -> Result<(), Refusa
             format!("the body is encoded as {coding:?}; it is taken as it is, without a content coding");
         return Err(Refusal::new(ProblemType::UnsupportedMediaType, detail).field("content-encoding"));
     }
-    let Some(value) = headers.get(CONTENT_TYPE) else { return Ok(()) };
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let Some(value) = values.next() else { return Ok(()) };
+    if values.next().is_some() {
+        let detail = "the body has one type; there is more than one Content-Type";
+        return Err(Refusal::new(ProblemType::UnsupportedMediaType, detail).field("content-type"));
+    }
     let text = value.to_str().unwrap_or_default();
     let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
     let known = accepted.iter().any(|accepted| essence.trim().eq_ignore_ascii_case(accepted));
@@ -357,6 +362,8 @@ mod tests {
         assert!(check("application/json").is_ok());
         assert!(check("Application/JSON; charset=\"UTF-8\"").is_ok());
         assert!(content_type(&HeaderMap::new(), &["application/json"]).is_ok());
+        let two = headers(&[("content-type", "application/json"), ("content-type", "text/plain")]);
+        assert_eq!(content_type(&two, &["application/json"]).unwrap_err().status(), 415);
         let coded = |coding| content_type(&headers(&[("content-encoding", coding)]), &["application/json"]);
         assert!(coded("identity").is_ok());
         assert_eq!(coded("gzip").unwrap_err().status(), 415);

@@ -350,10 +350,17 @@ async fn a_connection_speaks_http_1_names_one_host_and_is_not_waited_for_without
         ("GET /livez HTTP/1.1\r\n\r\n", 400),
         ("GET /docs/ HTTP/1.1\r\n\r\n", 400),
         ("GET /livez HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n", 400),
+        ("GET /livez HTTP/1.1\r\nhost: a b/c\r\n\r\n", 400),
+        ("GET /livez HTTP/1.1\r\nhost: user@x\r\n\r\n", 400),
+        ("GET /livez HTTP/1.1\r\nhost: [::1]:80\r\n\r\n", 200),
+        ("GET /livez HTTP/1.1\r\nhost:\r\n\r\n", 200),
         (good, 200),
     ] {
         assert_eq!(statuses(&raw(addr, head).await), [status], "{head}");
     }
+    // Its side is closed before the answer can be there.
+    let asked = "GET /v1/users/nobody HTTP/1.1\r\nhost: x\r\n\r\n";
+    assert_eq!(statuses(&raw(addr, &asked.repeat(3)).await), [404, 404, 404]);
     let old = raw(addr, "GET /livez HTTP/1.0\r\n\r\n").await;
     assert!(old.starts_with("HTTP/1.0 200 "), "HTTP/1.0 knew no Host: {old}");
 
