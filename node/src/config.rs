@@ -137,7 +137,7 @@ pub struct LimitsConfig {
     /// Snapshots sent by this node, all together, in bytes a second.
     #[garde(range(min = 1 << 16))]
     pub snapshot_bytes_per_second: u64,
-    /// Whether snapshots take less of that while requests wait for the processors. Off, replicas are whole sooner at the
+    /// Whether snapshots take less of that while requests take twice as long as usual or the processors are taken. Off, replicas are whole sooner at the
     /// requests' cost.
     #[garde(skip)]
     pub snapshots_give_way: bool,

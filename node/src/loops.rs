@@ -436,6 +436,7 @@ pub async fn keep_house(node: Arc<Node>) -> Result<(), String> {
         if !node.disk_full.load(Ordering::Relaxed) {
             sweep(&node).await;
         }
+        node.groups.learn_latency();
         gauges(&node);
     }
 }

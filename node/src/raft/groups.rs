@@ -293,6 +293,16 @@ impl Groups {
         }
     }
 
+    /// Notes that a caller's request was answered: what snapshots are sent beside.
+    pub fn answered(&self, write: bool, took: Duration) {
+        self.sender.pace().answered(write, took);
+    }
+
+    /// Learns how long requests take while no snapshot is sent; to be called about once a second.
+    pub fn learn_latency(&self) {
+        self.sender.pace().learn();
+    }
+
     /// Part of their rate that outgoing snapshots use now; below 1 they give way to requests.
     pub fn snapshot_share(&self) -> f64 {
         self.sender.share()

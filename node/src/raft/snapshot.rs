@@ -88,9 +88,14 @@ struct Transfer {
 }
 
 impl SnapshotSender {
-    /// Sends at most that much; less while requests wait for the processors, if it `gives_way`.
+    /// Sends at most that much; less while requests are slow, if it `gives_way`.
     pub fn new(bytes_per_second: u64, gives_way: bool) -> Arc<Self> {
         Arc::new(Self { permits: Semaphore::new(SENDS_MAX), pace: Pace::new(bytes_per_second, gives_way) })
+    }
+
+    /// The pace of all transfers.
+    pub(super) fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// Part of the rate that is used now; below 1 it gives way.

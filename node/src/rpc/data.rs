@@ -151,7 +151,8 @@ impl Served {
 
 async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
     // No caller holds a place for longer than the API's longest deadline, whatever it names.
-    let deadline = Instant::now() + Duration::from_millis(u64::from(request.timeout_ms)).min(DEADLINE_MAX);
+    let arrived = Instant::now();
+    let deadline = arrived + Duration::from_millis(u64::from(request.timeout_ms)).min(DEADLINE_MAX);
     let id = ShardId(request.shard);
     let map = node.map.get();
     let epoch = map.shard(id).map_or(0, |info| info.epoch);
@@ -198,7 +199,15 @@ async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
         None => Err(Fault::new(FaultCode::Invalid, "the request names no operation")),
     };
     match result {
-        Ok((answer, index)) => Served { answer, epoch, index },
+        Ok((answer, index)) => {
+            match &answer {
+                Answer::Read(_) => node.groups.answered(false, arrived.elapsed()),
+                Answer::Write(_) => node.groups.answered(true, arrived.elapsed()),
+                // How long a listing takes says how much it listed.
+                Answer::Scan(_) | Answer::Fault(_) => {}
+            }
+            Served { answer, epoch, index }
+        }
         Err(fault) => Served { epoch, ..Served::fault(fault) },
     }
 }
