@@ -167,6 +167,7 @@ pub(crate) async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, Run
         meta_term: AtomicU64::new(0),
         creating: AtomicBool::new(false),
         initialising: tokio::sync::Mutex::default(),
+        operating: tokio::sync::Mutex::default(),
         reconciling: tokio::sync::Mutex::default(),
     });
     Ok(node)

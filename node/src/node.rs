@@ -56,6 +56,9 @@ pub struct Node {
     pub creating: AtomicBool,
     /// Held while the cluster is created.
     pub initialising: tokio::sync::Mutex<()>,
+    /// Held from the check of a call that changes operations until it is recorded, so that no two are checked against the
+    /// same catalog.
+    pub operating: tokio::sync::Mutex<()>,
     /// Held while replicas are opened and removed.
     pub reconciling: tokio::sync::Mutex<()>,
 }

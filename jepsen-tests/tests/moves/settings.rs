@@ -48,5 +48,16 @@ async fn a_rebalance_that_is_switched_off_waits_to_be_asked_and_keeps_zones_apar
         of_shard.sort_unstable();
         check_eq!(of_shard, ["a", "b", "c"], "shard {}", shard.id);
     }
+
+    // All at the same moment, and each alone could end: three of six nodes must stay.
+    let drains = members.iter().map(|id| {
+        let path = format!("/admin/v1/nodes/{id}:drain");
+        let http = &http;
+        async move { http.post(&path, &json!({})).send().await }
+    });
+    let answers = futures::future::try_join_all(drains).await?;
+    let mut statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    statuses.sort_unstable();
+    check_eq!(statuses, [202, 202, 202, 409, 409, 409]);
     Ok(())
 }

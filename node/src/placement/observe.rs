@@ -94,6 +94,11 @@ impl Observed {
         };
     }
 
+    /// Forgets why moves of an operation waited.
+    pub fn forget_waits(&mut self, operation: u64) {
+        self.waits.retain(|(of, _), _| *of != operation);
+    }
+
     /// Why a move of an operation waits, if it does.
     pub fn waiting(&self, operation: u64, position: u32) -> Option<&str> {
         self.waits.get(&(operation, position)).map(String::as_str)

@@ -46,6 +46,10 @@ pub async fn operate(node: &Arc<Node>, call: Call) -> wire::OperateReply {
             ..Default::default()
         };
     }
+    let _one_at_a_time = match &call {
+        Call::Get(_) | Call::Rebalance(wire::Rebalance { validate_only: true }) => None,
+        _ => Some(node.operating.lock().await),
+    };
     let catalog = node.catalog.catalog();
     let Some(map) = &catalog.map else {
         return refused(Kind::Refused, "the cluster is not initialised");
@@ -105,6 +109,8 @@ pub async fn operate(node: &Arc<Node>, call: Call) -> wire::OperateReply {
         return refused(Kind::Refused, reply.refused);
     }
     crash::reached("call-recorded");
+    // Why its moves waited may no longer be so.
+    node.observed.lock().forget_waits(reply.operation);
     let shown = match reply.operation {
         0 => wire::OperateReply { result: Kind::Ok.into(), ..Default::default() },
         operation => show(node, &node.catalog.catalog(), operation),

@@ -89,7 +89,12 @@ fn start(
     allowed: Allowed,
 ) -> Vec<Step> {
     let mut wanted: BTreeMap<(i32, u64), Vec<wire::Move>> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     for step in missing_moves(catalog, observed) {
+        // A group has one move at a time, and the most urgent comes first.
+        if !seen.insert(step.group) {
+            continue;
+        }
         let from = map.nodes.iter().find(|node| node.id == step.from);
         let (kind, node) = match from {
             Some(node) if node.state() == NodeState::Draining => (OperationKind::Drain, node.id),
@@ -100,11 +105,14 @@ fn start(
         };
         wanted.entry((kind.into(), node)).or_default().push(step);
     }
-    let asked = catalog.operations.iter().any(|operation| {
-        operation.kind() == OperationKind::Rebalance
-            && matches!(operation.state(), OperationState::Running | OperationState::Paused)
-    });
-    if !asked && (!allowed.rebalance || catalog.balance_held) {
+    let rebalance = |state: OperationState| {
+        let mut operations = catalog.operations.iter();
+        operations.any(|operation| operation.kind() == OperationKind::Rebalance && operation.state() == state)
+    };
+    let asked = rebalance(OperationState::Running);
+    // What is missing is seen when it is resumed.
+    let paused = rebalance(OperationState::Paused);
+    if paused || (!asked && (!allowed.rebalance || catalog.balance_held)) {
         wanted.remove(&(OperationKind::Rebalance.into(), 0));
     }
     let start =
@@ -115,7 +123,13 @@ fn start(
 /// What is between where replicas will be, once all recorded moves are made, and where they should be.
 pub fn missing_moves(catalog: &wire::Catalog, observed: &Observed) -> Vec<wire::Move> {
     let Some(map) = &catalog.map else { return Vec::new() };
-    let cluster = cluster(catalog, map, observed);
+    let mut cluster = cluster(catalog, map, observed);
+    for node in cluster.nodes.iter_mut().filter(|node| drain_paused(catalog, node.id)) {
+        // It keeps what it has until the drain goes on, or its moves would stand in the way of repairs.
+        if observed.health(node.id) != Health::Down {
+            node.standing = Standing::Closed;
+        }
+    }
     let node = |node: Option<NodeId>| node.map_or(0, NodeId::get);
     let shards = balance::plan(&cluster).moves.into_iter().map(|step| wire::Move {
         group: step.group.get(),
@@ -172,6 +186,14 @@ pub fn cluster(catalog: &wire::Catalog, map: &wire::ClusterMap, observed: &Obser
         nodes: nodes.collect(),
         groups: groups.collect(),
     }
+}
+
+fn drain_paused(catalog: &wire::Catalog, node: NodeId) -> bool {
+    catalog.operations.iter().any(|operation| {
+        operation.kind() == OperationKind::Drain
+            && operation.state() == OperationState::Paused
+            && operation.node == node.get()
+    })
 }
 
 fn standing(node: &wire::NodeInfo, observed: &Observed) -> Standing {
@@ -288,6 +310,12 @@ fn moves(
             let Some(info) = info else { continue };
             let act = match step.step() {
                 MoveStep::Pending if pointless(operation, step, map, observed) => Act::TakeBack,
+                // The group has another need, which is not to wait until somebody resumes this. It is planned anew then.
+                MoveStep::Pending
+                    if operation.state() == OperationState::Paused && needs_repair(info, observed) =>
+                {
+                    Act::TakeBack
+                }
                 MoveStep::Pending => {
                     let crowded =
                         |node: &u64| *node != 0 && busy.get(node).copied().unwrap_or(0) >= MOVES_PER_NODE_MAX;
@@ -352,6 +380,15 @@ fn pointless(
         && step.to != 0
         && observed.is_up(NodeId(step.from));
     lost(step.to, map, observed) || back
+}
+
+/// Whether a replica of the group is gone, with its node or without.
+fn needs_repair(info: &wire::ShardInfo, observed: &Observed) -> bool {
+    let gone = |replica: &wire::ReplicaInfo| {
+        let node = NodeId(replica.node);
+        observed.health(node) == Health::Down || observed.has_lost(node, replica.id)
+    };
+    info.replicas.iter().any(gone)
 }
 
 /// Operations whose moves have all ended and that have nothing else to wait for.

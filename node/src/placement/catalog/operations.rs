@@ -281,7 +281,7 @@ fn reinstate(catalog: &mut wire::Catalog, node: u64) -> bool {
 
 pub(super) fn undrain(catalog: &mut wire::Catalog, node: u64) -> wire::CatalogReply {
     if catalog.map.as_mut().is_none_or(|map| node_mut(map, node).is_none()) {
-        return refuse(format!("there is no node {node}"));
+        return refuse(format!("node {node} was removed from the cluster"));
     }
     let drains = catalog.operations.iter_mut().filter(|operation| {
         operation.kind() == OperationKind::Drain

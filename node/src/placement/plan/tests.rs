@@ -87,8 +87,12 @@ fn seen(catalog: &wire::Catalog, nodes: &[u64]) -> Observed {
 
 /// Carries the steps out as the driver does, until nothing is left but leaders and waiting; how many rounds that took.
 fn run(catalog: &mut wire::Catalog, nodes: &[u64]) -> usize {
+    run_allowed(catalog, nodes, ALL)
+}
+
+fn run_allowed(catalog: &mut wire::Catalog, nodes: &[u64], allowed: Allowed) -> usize {
     for round in 0..10_000 {
-        let steps = next(catalog, &seen(catalog, nodes), ALL);
+        let steps = next(catalog, &seen(catalog, nodes), allowed);
         let changes: Vec<_> = steps.into_iter().filter_map(recorded).collect();
         if changes.is_empty() {
             return round;
@@ -99,7 +103,8 @@ fn run(catalog: &mut wire::Catalog, nodes: &[u64]) -> usize {
             sound(&before, catalog);
         }
     }
-    panic!("the plan does not come to rest: {:?}", catalog.operations);
+    let last: Vec<_> = catalog.operations.iter().map(|operation| operation.moves.last()).collect();
+    panic!("the plan does not come to rest: {last:?}");
 }
 
 fn groups(catalog: &wire::Catalog) -> impl Iterator<Item = &wire::ShardInfo> {
@@ -434,4 +439,57 @@ fn paused_it_finishes_what_has_begun_and_cancelled_it_takes_it_back() {
     assert_eq!(changed.count(), 2, "only those done before it was cancelled");
     let still = next(&catalog, &seen(&catalog, &all), Allowed { leaders: false, ..ALL });
     assert_eq!(still, Vec::new(), "it does not start by itself again");
+}
+
+#[test]
+fn a_dead_node_is_replaced_while_other_operations_are_paused() {
+    for drains in [false, true] {
+        // Nodes 5 and 6 have joined and nothing has moved to them yet; or 5 nodes, one of which is drained.
+        let mut catalog = cluster(3, 12);
+        run(&mut catalog, &[1, 2, 3]);
+        for node in [4, 5, 6] {
+            let incarnation = format!("i{node}");
+            commit(&mut catalog, Change::Join(wire::JoinRequest { incarnation, ..Default::default() }));
+        }
+        let all = [1, 2, 3, 4, 5, 6];
+        let id = if drains {
+            run(&mut catalog, &all);
+            drain(&mut catalog, 1, false)
+        } else {
+            let moves = missing_moves(&catalog, &seen(&catalog, &all));
+            let kind = OperationKind::Rebalance.into();
+            let start = wire::StartOperation { kind, moves, asked: true, ..Default::default() };
+            commit(&mut catalog, Change::StartOperation(start)).operation
+        };
+        let control = |control: wire::Control| {
+            Change::ControlOperation(wire::ControlOperation { operation: id, control: control.into() })
+        };
+        tick(&mut catalog, &all);
+        commit(&mut catalog, control(wire::Control::Pause));
+        run(&mut catalog, &[1, 3, 4, 5, 6]);
+        assert_eq!(state_of(&catalog, id), OperationState::Paused);
+        let dead = groups(&catalog).filter(|info| info.replicas.iter().any(|replica| replica.node == 2));
+        assert_eq!(dead.count(), 0, "drains {drains}");
+        assert!(all_voters(&catalog));
+        assert!(holds_replicas(catalog.map.as_ref().unwrap(), 1), "it went on although it is paused");
+        commit(&mut catalog, control(wire::Control::Resume));
+        run(&mut catalog, &[1, 3, 4, 5, 6]);
+        assert_eq!(state_of(&catalog, id), OperationState::Done);
+        assert_eq!(holds_replicas(catalog.map.as_ref().unwrap(), 1), !drains);
+    }
+}
+
+#[test]
+fn a_dead_node_is_replaced_although_nothing_is_rebalanced() {
+    let mut catalog = cluster(3, 12);
+    run(&mut catalog, &[1, 2, 3]);
+    for node in [4, 5, 6] {
+        let incarnation = format!("i{node}");
+        commit(&mut catalog, Change::Join(wire::JoinRequest { incarnation, ..Default::default() }));
+    }
+    run_allowed(&mut catalog, &[1, 3, 4, 5, 6], Allowed { rebalance: false, ..ALL });
+    let dead = groups(&catalog).filter(|info| info.replicas.iter().any(|replica| replica.node == 2));
+    assert_eq!(dead.count(), 0);
+    let rebalance = |operation: &&wire::Operation| operation.kind() == OperationKind::Rebalance;
+    assert_eq!(catalog.operations.iter().find(rebalance), None, "nobody asked");
 }
