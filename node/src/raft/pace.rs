@@ -16,7 +16,7 @@ const LATE: Duration = Duration::from_millis(5);
 const SLOWED_TIMES: u64 = 2;
 /// What they may take longer in any case: quick ones double for nothing.
 const SLOWED_MIN: Duration = Duration::from_millis(1);
-/// How often requests are looked at while something is sent.
+/// How often the share is judged while something is sent.
 const WINDOW: Duration = Duration::from_millis(100);
 /// Requests of a kind in a window that say something.
 const SAMPLES_MIN: u64 = 5;
@@ -26,8 +26,8 @@ const LEARN_PARTS: u64 = 4;
 const REST: Duration = Duration::from_secs(2);
 /// Least part of the rate that is kept, so that every transfer ends.
 const SHARE_MIN: f64 = 1.0 / 16.0;
-/// What is won back with every chunk that was on time.
-const SHARE_STEP: f64 = 1.0 / 32.0;
+/// What is won back with every window in which nobody was kept waiting.
+const SHARE_STEP: f64 = 1.0 / 16.0;
 /// Even where there is nothing to wait for, a chunk waits for one tick of the timer, to see whether that is late.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -47,8 +47,10 @@ struct State {
     share: f64,
     /// When a chunk was last waited for.
     sent: Option<Instant>,
-    /// When requests were last looked at.
+    /// When the share was last judged.
     looked: Instant,
+    /// Whether a timer has been late since.
+    late: bool,
 }
 
 /// How long requests of one kind take.
@@ -95,7 +97,7 @@ impl Pace {
             gives_way,
             reads: Taken::default(),
             writes: Taken::default(),
-            state: Mutex::new(State { free: now, share: 1.0, sent: None, looked: now }),
+            state: Mutex::new(State { free: now, share: 1.0, sent: None, looked: now, late: false }),
         }
     }
 
@@ -134,14 +136,13 @@ impl Pace {
         let now = Instant::now();
         let mut state = self.state.lock();
         state.sent = Some(now);
-        if self.gives_way {
-            let looks = now.saturating_duration_since(state.looked) >= WINDOW;
-            let slowed = looks && {
-                state.looked = now;
-                // Both, so that both begin anew.
-                self.reads.slowed() | self.writes.slowed()
-            };
-            state.share = adapted(state.share, slowed || now.saturating_duration_since(due) > LATE);
+        state.late |= now.saturating_duration_since(due) > LATE;
+        if self.gives_way && now.saturating_duration_since(state.looked) >= WINDOW {
+            state.looked = now;
+            // Both, so that both begin anew.
+            let slowed = self.reads.slowed() | self.writes.slowed();
+            let late = std::mem::take(&mut state.late);
+            state.share = adapted(state.share, slowed || late);
         }
     }
 
@@ -177,13 +178,13 @@ mod tests {
     /// Chunks, while something else takes the only thread for much longer than a timer may be late.
     async fn crowded(pace: &Pace) {
         let other = async {
-            for _ in 0..10 {
+            for _ in 0..40 {
                 std::thread::sleep(LATE * 3);
                 tokio::task::yield_now().await;
             }
         };
         let chunks = async {
-            for _ in 0..10 {
+            for _ in 0..40 {
                 pace.wait(1).await;
             }
         };
@@ -242,11 +243,11 @@ mod tests {
             share = adapted(share, true);
         }
         assert!((share - SHARE_MIN).abs() < f64::EPSILON, "{share}");
-        let mut chunks = 0;
+        let mut windows = 0;
         while share < 1.0 {
             share = adapted(share, false);
-            chunks += 1;
+            windows += 1;
         }
-        assert_eq!(chunks, 30);
+        assert_eq!(windows, 15);
     }
 }
