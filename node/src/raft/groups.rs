@@ -151,7 +151,7 @@ impl Groups {
         Ok(stored)
     }
 
-    /// Removes spaces that belong to no replica or to an older or unfinished generation of one.
+    /// Removes spaces that belong to no replica, or to an older or unfinished generation of one that does not run.
     ///
     /// # Errors
     /// [`OpenError`] from the engine or the log.
@@ -161,7 +161,9 @@ impl Groups {
         for space in self.engine.spaces().map_err(store)? {
             let current = known.contains(&space.replica)
                 && self.log(space.replica)?.state().generation == space.generation;
-            if !current {
+            // A running replica looks after its own: what is not current may be a snapshot that is on its way in.
+            let running = self.replica(space.replica).is_some();
+            if !current && !running {
                 tracing::info!(%space, "removing a space that no replica uses");
                 self.engine.drop_space(space).map_err(store)?;
             }
