@@ -21,15 +21,19 @@ fn entries(ids: std::ops::Range<u64>) -> Vec<Entry> {
     .collect()
 }
 
-/// What a start does before it opens replicas.
-fn sweep(wal: &Wal, engine: &Arc<dyn Engine>) {
+fn groups(wal: &Wal, engine: &Arc<dyn Engine>) -> Arc<Groups> {
     let peers = Peers::new(
         Arc::new(MapCell::default()),
         ChannelSettings::default(),
         TaskTracker::new(),
         CancellationToken::new(),
     );
-    Groups::new(&Config::default(), wal.clone(), Arc::clone(engine), peers).unwrap().sweep_spaces().unwrap();
+    Groups::new(&Config::default(), wal.clone(), Arc::clone(engine), peers).unwrap()
+}
+
+/// What a start does before it opens replicas.
+fn sweep(wal: &Wal, engine: &Arc<dyn Engine>) {
+    groups(wal, engine).sweep_spaces().unwrap();
 }
 
 /// A replica with a few entries of its own, durable, and a snapshot of many staged for it.
@@ -170,6 +174,34 @@ fn snapshot_that_is_not_where_it_says_is_refused_and_the_old_stays() {
         let old = bed.old.clone();
         let (wal, _, state, _dir) = bed.restart();
         assert_eq!(bytes_of(&state), old);
+        wal.close();
+    });
+}
+
+#[test]
+fn giving_one_replica_up_leaves_what_is_staged_for_another() {
+    runtime().block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let wal = open_wal(&dir.path().join("log"));
+        let engine = engine(None, dir.path());
+        let groups = groups(&wal, &engine);
+        let open = async |group, replica| {
+            let machine = ShardMachine::new(ReplicaId(replica), Arc::new(Cache::new(1 << 20)));
+            groups.open(GroupId(group), ReplicaId(replica), machine).await.unwrap()
+        };
+        let (receiving, _) = (open(1, 1).await, open(2, 2).await);
+        let (generation, staged) = receiving.state.stage().unwrap();
+        let space = |replica, generation| SpaceId { replica: ReplicaId(replica), generation };
+        groups.remove(ReplicaId(2)).await.unwrap();
+        let mut kept = engine.spaces().unwrap();
+        kept.sort_unstable();
+        assert_eq!(kept, [space(1, 0), space(1, generation)]);
+        staged.get(b"k").unwrap();
+
+        // The next start finds nobody to whom it belongs.
+        groups.shutdown().await;
+        sweep(&wal, &engine);
+        assert_eq!(engine.spaces().unwrap(), [space(1, 0)]);
         wal.close();
     });
 }
