@@ -11,11 +11,15 @@ use jepsen_tests::check_eq;
 use jepsen_tests::cluster::{Cluster, HEAL_LIMIT, Node, Options, init, init_args};
 use jepsen_tests::history::Rest;
 use jepsen_tests::http::Http;
+use jepsen_tests::lister::{self, Lister};
 use jepsen_tests::load::{Load, Shape};
 use jepsen_tests::process::{Process, run};
 use jepsen_tests::stall::Stalls;
 use serde_json::{Value, json};
 
+/// A collection that is listed throughout.
+const LISTED: &str = "listed";
+const LISTED_DOCUMENTS: usize = 3_000;
 const LIMIT: Duration = Duration::from_secs(60);
 /// Longest time in which writes of a shard may rest while it grows, stalls of the machine apart.
 const REST_LIMIT: Duration = Duration::from_secs(2);
@@ -84,6 +88,8 @@ async fn grow(cluster: &mut Cluster) -> anyhow::Result<()> {
     let load = Load::start(&http, keys, Shape::default());
     load.progress(20, LIMIT).await?;
     fill(&http, "one").await?;
+    lister::fill(&http, LISTED, LISTED_DOCUMENTS).await?;
+    let lister = Lister::start(&http, LISTED, LISTED_DOCUMENTS);
     for nodes in 2..=3 {
         let begin = load.history.now();
         cluster.add_node().await?;
@@ -101,6 +107,7 @@ async fn grow(cluster: &mut Cluster) -> anyhow::Result<()> {
             "        {nodes} replicas after {:.1?}, longest gap between writes {longest:.2?}",
             grown - begin
         );
+        lister.check()?;
         ensure!(failures.is_empty(), "{} calls failed while growing: {:?}", failures.len(), failures.first());
         for rest in rests.iter().filter(|rest| rest.length() >= REST_LIMIT) {
             let stalled = stalls.between(load.history.moment(rest.begin), load.history.moment(rest.end));
@@ -118,8 +125,10 @@ async fn grow(cluster: &mut Cluster) -> anyhow::Result<()> {
     }
     cluster.nodes.first_mut().context("no node")?.launch().await?;
     cluster.wait_whole(HEAL_LIMIT).await?;
+    let passes = lister.stop().await?;
+    println!("        {passes} whole listings");
     load.stop(500).await?;
-    Ok(())
+    lister::verify(&http, LISTED, LISTED_DOCUMENTS).await
 }
 
 fn node_args(data_dir: &Path, more: &[&str]) -> Vec<String> {

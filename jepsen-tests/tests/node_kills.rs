@@ -17,6 +17,7 @@ use jepsen_tests::cluster::{Cluster, HEAL_LIMIT, Options, status};
 use jepsen_tests::history::{Operation, Rest};
 use jepsen_tests::http::{Answer, Call, Http};
 use jepsen_tests::load::{Load, Shape, increment};
+use jepsen_tests::proxy::Rule;
 use jepsen_tests::stall::Stalls;
 use jepsen_tests::wait::until;
 use serde_json::json;
@@ -24,6 +25,8 @@ use tokio_util::task::TaskTracker;
 
 /// Two election timeouts of at most a second each; what the machine stands still meanwhile comes on top.
 const FAILOVER_LIMIT: Duration = Duration::from_secs(2);
+/// For a leader to find out that nobody answers, at the second heartbeat after an election timeout at the latest.
+const DEAF_LIMIT: Duration = Duration::from_millis(3_500);
 /// For what may take long without being wrong.
 const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
 
@@ -46,10 +49,37 @@ async fn node_kills() -> anyhow::Result<()> {
     cases.run("a replica with a damaged log is rebuilt from its peers", damaged(&mut cluster)).await;
     cases.run("kill -9 of the router", kill_router(&mut cluster)).await;
     cases.run("SIGTERM of the router answers what it has", stop_router(&mut cluster)).await;
+    cases.run("a leader that is heard and hears nobody is replaced", deaf_leader()).await;
     if cases.failed() {
         println!("{}", cluster.logs(25));
     }
     cases.finish()
+}
+
+/// A leader falls silent after an election timeout without answers, and the others elect after another one. (The streams
+/// that it has break only later: until then it would be heard, and keep the others from electing.)
+async fn deaf_leader() -> anyhow::Result<()> {
+    let cluster = Cluster::start(Options { links: true, ..Options::default() }).await?;
+    cluster.wait_whole(HEAL_LIMIT).await?;
+    let load = load(&cluster, "deaf").await?;
+    let stalls = Stalls::start(cluster.dir())?;
+    let (links, node) = (cluster.links.as_ref().context("links")?, cluster.nodes.first().context("a node")?);
+    let led = led_by(&cluster, 1).await?;
+    let deaf = node.end.context("its end of links")?;
+    let others = cluster.nodes.iter().filter_map(|other| other.end).filter(|end| *end != deaf);
+    let hold = Rule { hold: true, ..Rule::default() };
+    let begin = load.history.now();
+    links.set(1, others.map(|end| ((end, deaf), hold)).collect());
+    load.progress(50, PROGRESS_LIMIT).await.with_context(|| cluster.logs(25))?;
+    let gaps = load.history.write_gaps(begin);
+    let gap = gaps.values().max().copied().unwrap_or_default();
+    let stalled = stalls.between(load.history.moment(begin), load.history.moment(begin + gap));
+    println!("        node 1 led {led:?}; writes again after {gaps:.2?}");
+    links.heal();
+    cluster.wait_whole(HEAL_LIMIT).await?;
+    load.stop(500).await?;
+    ensure!(gap <= DEAF_LIMIT + stalled, "writes stood still for {gap:.2?} (the machine for {stalled:.2?})");
+    Ok(())
 }
 
 async fn load(cluster: &Cluster, name: &str) -> anyhow::Result<Load> {

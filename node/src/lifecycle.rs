@@ -165,6 +165,7 @@ pub(crate) async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, Run
         disk_free_bytes: AtomicU64::new(0),
         proposed_bytes: AtomicU64::new(0),
         meta_term: AtomicU64::new(0),
+        newer_map: tokio::sync::watch::Sender::new(None),
         creating: AtomicBool::new(false),
         initialising: tokio::sync::Mutex::default(),
         operating: tokio::sync::Mutex::default(),

@@ -33,8 +33,8 @@ const RETRY: Duration = Duration::from_millis(200);
 const CALL_MAX: Duration = Duration::from_secs(5);
 /// A map stream that says nothing for this long is given up; the other side speaks every five seconds.
 const WATCH_SILENCE_MAX: Duration = Duration::from_secs(15);
-/// A member of the meta group, which may be one no longer, asks another node for the map after this long.
-const FOLLOW_MAX: Duration = Duration::from_secs(10);
+/// Another node is asked for the map after this long: what one follows may itself follow one that hears nothing new.
+const FOLLOW_MAX: Duration = Duration::from_secs(5);
 /// File that keeps the last map, to find the others after a restart.
 const MAP_FILE: &str = "map.bin";
 
@@ -180,8 +180,10 @@ pub async fn removed(node: &Node) {
 }
 
 /// Keeps the map current from other nodes. Members of the meta group have it first hand, but one that was taken out of the group
-/// hears nothing more there, not even that.
+/// hears nothing more there, not even that. Two such nodes may have chosen each other, and would tell each other for ever
+/// that nothing has changed: nobody is followed for long, and whoever is known to have a newer map comes first.
 pub async fn watch_map(node: Arc<Node>) {
+    let mut told = node.newer_map.subscribe();
     loop {
         tokio::select! {
             () = node.stop.cancelled() => return,
@@ -191,18 +193,21 @@ pub async fn watch_map(node: Arc<Node>) {
             continue;
         }
         let map = node.map.get();
+        let newer = node.newer_map.send_replace(None);
+        told.mark_unchanged();
         // The meta group's members know first; any other node will do.
         let mut members: Vec<u64> =
             map.meta().iter().flat_map(|meta| &meta.replicas).map(|replica| replica.node).collect();
         members.retain(|&member| member != node.node_id().get());
         members.shuffle(&mut rand::rng());
-        let addresses = members.iter().filter_map(|&member| node.peers.address(NodeId(member)).ok());
+        let members = newer.into_iter().chain(members.into_iter().map(NodeId));
+        let addresses = members.filter_map(|member| node.peers.address(member).ok());
         for address in addresses.chain(node.config.join.iter().cloned()).collect::<Vec<_>>() {
             tokio::select! {
                 () = node.stop.cancelled() => return,
                 () = follow(&node, &address) => {}
-                // Two that were taken out together may have chosen each other.
-                () = tokio::time::sleep(FOLLOW_MAX), if node.meta().is_some() => break,
+                () = tokio::time::sleep(FOLLOW_MAX) => {}
+                _ = told.changed() => break,
             }
         }
     }
@@ -234,6 +239,8 @@ async fn follow(node: &Arc<Node>, address: &str) {
 /// Raft's clock, one for all groups: heartbeats of those led here, elections where a leader has fallen silent.
 pub async fn keep_leaders(node: Arc<Node>) {
     let raft = &node.config.raft;
+    // As many as there are in an election timeout, and one for the answer.
+    let answers_due = raft.election_timeout_max.div_duration_f64(raft.heartbeat).ceil() as u32 + 1;
     let mut heartbeats = tokio::time::interval(raft.heartbeat);
     let mut checks = tokio::time::interval(LEADER_CHECK_EVERY);
     for timer in [&mut heartbeats, &mut checks] {
@@ -245,7 +252,7 @@ pub async fn keep_leaders(node: Arc<Node>) {
             () = node.stop.cancelled() => return,
             _ = heartbeats.tick() => {
                 for group in node.groups.all().into_iter().filter(|group| group.is_leader()) {
-                    group.heartbeat().await;
+                    group.heartbeat(answers_due).await;
                 }
             }
             _ = checks.tick() => {
@@ -289,7 +296,7 @@ struct Counted {
 /// Reports to the meta leader.
 pub async fn report(node: Arc<Node>) {
     let mut counted = Counted::default();
-    let mut leader: Option<NodeId> = None;
+    let mut heard = Heard::default();
     let mut ticks = tokio::time::interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -301,17 +308,25 @@ pub async fn report(node: Arc<Node>) {
             continue;
         }
         let report = make_report(&node, &mut counted);
-        send_report(&node, report, &mut leader).await;
+        send_report(&node, report, &mut heard).await;
     }
 }
 
 /// Says at once that this node is going down.
 pub async fn report_leaving(node: &Arc<Node>) {
     let report = make_report(node, &mut Counted::default());
-    send_report(node, report, &mut None).await;
+    send_report(node, report, &mut Heard::default()).await;
 }
 
-async fn send_report(node: &Arc<Node>, report: wire::NodeReport, leader: &mut Option<NodeId>) {
+/// What the meta leader said last.
+#[derive(Default)]
+struct Heard {
+    leader: Option<NodeId>,
+    /// The epoch of its map.
+    map_epoch: u64,
+}
+
+async fn send_report(node: &Arc<Node>, report: wire::NodeReport, heard: &mut Heard) {
     let map = node.map.get();
     let members = map
         .meta()
@@ -320,8 +335,7 @@ async fn send_report(node: &Arc<Node>, report: wire::NodeReport, leader: &mut Op
         .map(|replica| NodeId(replica.node))
         .collect::<Vec<_>>();
     let local = node.meta().and_then(|meta| meta.leader_node());
-    let mut hint = local.or(*leader);
-    *leader = None;
+    let mut hint = local.or(heard.leader.take());
     // The hint, where it points to, and then each member once.
     let mut left = members.clone();
     for _ in 0..members.len() + 2 {
@@ -338,7 +352,11 @@ async fn send_report(node: &Arc<Node>, report: wire::NodeReport, leader: &mut Op
         };
         if reply.accepted {
             node.meta_term.fetch_max(reply.term, Ordering::SeqCst);
-            *leader = Some(target);
+            // What it had at the last report should have come by now.
+            if node.map.get().epoch() < heard.map_epoch {
+                node.newer_map.send_replace(Some(target));
+            }
+            *heard = Heard { leader: Some(target), map_epoch: reply.map_epoch };
             return;
         }
         hint = (reply.leader_node != 0 && reply.leader_node != target.get())

@@ -52,6 +52,8 @@ pub struct Node {
     pub proposed_bytes: AtomicU64,
     /// The newest term of the meta group that this node has heard of: what an older leader decided is refused.
     pub meta_term: AtomicU64,
+    /// A node that has a newer map than this one, which did not come by itself.
+    pub newer_map: watch::Sender<Option<NodeId>>,
     /// `cluster init` is under way here.
     pub creating: AtomicBool,
     /// Held while the cluster is created.

@@ -1,11 +1,13 @@
 //! A rolling restart, seen by a client that knows two routers.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use borough_client::Client;
+use futures::TryStreamExt as _;
 use jepsen_tests::cluster::{Cluster, HEAL_LIMIT, Router};
 use jepsen_tests::lister::verify;
 use jepsen_tests::wait::until;
@@ -39,6 +41,17 @@ pub async fn restart(cluster: &mut Cluster, count: usize) -> anyhow::Result<()> 
             }
         });
     }
+    let listing = list(client.clone(), count, stop.clone());
+    let (passes, failing) = (Arc::new(AtomicU64::new(0)), Arc::clone(&failed));
+    let passed = Arc::clone(&passes);
+    tasks.spawn(async move {
+        match listing.await {
+            Ok(listings) => passed.store(listings, Ordering::Relaxed),
+            Err(error) => {
+                failing.lock().unwrap_or_else(PoisonError::into_inner).push(format!("a listing: {error:#}"));
+            }
+        }
+    });
     let check = || {
         let failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
         ensure!(failed.is_empty(), "calls failed: {failed:?}");
@@ -76,9 +89,28 @@ pub async fn restart(cluster: &mut Cluster, count: usize) -> anyhow::Result<()> 
     tasks.close();
     tasks.wait().await;
     check()?;
-    println!("        {} calls, none failed", calls.load(Ordering::Relaxed));
+    let passes = passes.load(Ordering::Relaxed);
+    println!("        {} calls and {passes} whole listings, none failed", calls.load(Ordering::Relaxed));
+    ensure!(passes > 0, "nothing was listed to its end");
     second.terminate().await?;
     verify(&cluster.http(), super::COLLECTION, count).await
+}
+
+/// Lists all documents again and again: how many times. Ends with the first one that is missing or there twice.
+async fn list(client: Client, count: usize, stop: CancellationToken) -> anyhow::Result<u64> {
+    let listed = client.collection::<serde_json::Value>(super::COLLECTION);
+    let mut passes = 0;
+    while !stop.is_cancelled() {
+        let mut seen = HashSet::with_capacity(count);
+        let mut items = listed.list().page_size(1000).stream();
+        while let Some(item) = items.try_next().await? {
+            let number = item.get("number").and_then(serde_json::Value::as_u64).context("number")?;
+            ensure!(seen.insert(number), "document {number} is there twice");
+        }
+        ensure!(seen.len() == count, "{} of {count} documents", seen.len());
+        passes += 1;
+    }
+    Ok(passes)
 }
 
 /// Writes and reads back, again and again; ends with the first failure.

@@ -39,7 +39,12 @@ async fn a_rebalance_that_is_switched_off_waits_to_be_asked_and_keeps_zones_apar
     // Twelve replicas belong on the three new nodes, and none moves further than that.
     check_eq!(plan.moves.len(), 12, "{plan:?}");
     let rebalance = post(&http, "rebalances").await?;
-    ended(&cluster, &rebalance.id, "done").await?;
+    let done = ended(&cluster, &rebalance.id, "done").await?;
+    // Told at once, although a shard's second move is recorded when its first is made.
+    for told in [&rebalance, &done] {
+        check_eq!((told.moves_total, told.bytes_total), (12, plan.bytes), "{told:?}");
+    }
+    check_eq!(done.moves_done, 12);
     let status = cluster.wait_even(&members, REST_LIMIT).await?;
     let zones: BTreeMap<u64, &str> = status.nodes.iter().map(|node| (node.id, node.zone.as_str())).collect();
     for shard in &status.shards {

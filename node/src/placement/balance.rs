@@ -5,12 +5,14 @@
 //!
 //! The replicas are planned in two steps. First every group is told how many replicas each zone gets, by filling
 //! the zones evenly; where that leaves a choice (three replicas on two zones), the choice evens out the nodes.
-//! Then every zone spreads its replicas over its nodes, on its own. Leaders are spread last, over the replicas
-//! that are there after the moves.
+//! Then every zone spreads its replicas over its nodes, on its own. That is as even as can be, and close to the fewest
+//! moves and bytes; [`thrift`] then finds the very fewest where the cluster is not too large for that. Leaders are
+//! spread last, over the replicas that are there after the moves.
 
 mod flow;
 #[cfg(test)]
 mod tests;
+mod thrift;
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -18,6 +20,7 @@ use std::collections::BTreeMap;
 use borough_proto::{GroupId, NodeId};
 
 use flow::Field;
+use thrift::Placed;
 
 /// What the planner knows of the cluster. Ids of nodes and of groups are unique.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,14 +109,14 @@ pub struct Transfer {
 /// Plans where replicas go, and then who leads.
 ///
 /// In order of importance: no two replicas of a group on one node and none given up before there is another;
-/// replicas over as many zones as there are; the same number on every open node; the fewest moves; small groups
-/// rather than large ones. Of the replicas above the factor those on leaving nodes go first, then those on closed
+/// replicas over as many zones as there are; the same number on every open node; the fewest moves; the fewest bytes.
+/// The last two are exact where groups times nodes are below a million or so, and a few moves are left to gain; above
+/// that zones are filled each for itself and small groups go before large ones. Of the replicas above the factor those on leaving nodes go first, then those on closed
 /// ones, even where another choice would save a move: a silent node is the worst one to count on.
 pub fn plan(cluster: &Cluster) -> Plan {
     let map = Map::of(cluster);
     let needs = map.needs(cluster);
-    let seats = map.over_zones(&needs);
-    let homes = map.over_nodes(&needs, &seats);
+    let homes = map.homes(&needs);
 
     let mut plan = Plan::default();
     let mut after = Vec::with_capacity(needs.len());
@@ -160,17 +163,16 @@ pub fn spread_leaders(cluster: &Cluster) -> Vec<Transfer> {
 pub fn moves_lower_bound(cluster: &Cluster) -> usize {
     let map = Map::of(cluster);
     let needs = map.needs(cluster);
-    let seats = map.over_zones(&needs);
     let mut totals = vec![0; map.zones.len()];
     let mut counts = vec![0; map.places.len()];
     let mut dropped = 0;
     let mut forced = 0;
-    for (need, seats) in needs.iter().zip(&seats) {
+    for (need, homes) in needs.iter().zip(map.homes(&needs)) {
         dropped += need.dropped;
         let mut more = need.open_wanted();
-        for (zone, wanted) in seats {
-            if let Some(total) = totals.get_mut(*zone) {
-                *total += wanted;
+        for at in &homes {
+            if let Some(total) = totals.get_mut(map.zone_of(*at)) {
+                *total += 1;
             }
         }
         for (zone, held) in map.by_zone(&need.open) {
@@ -549,7 +551,7 @@ impl Map {
         seats
     }
 
-    /// The open nodes that hold each group in the end.
+    /// Open nodes for each group, spread over those of each zone.
     fn over_nodes(&self, needs: &[Need], seats: &[Vec<(usize, usize)>]) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..needs.len()).collect();
         order.sort_by_key(|at| needs.get(*at).map(|need| (need.group.bytes, need.group.id)));
@@ -589,6 +591,32 @@ impl Map {
             }
         }
         homes
+    }
+
+    /// The open nodes that hold each group in the end.
+    fn homes(&self, needs: &[Need]) -> Vec<Vec<usize>> {
+        let homes = self.over_nodes(needs, &self.over_zones(needs));
+        self.cheapest(needs, homes)
+    }
+
+    /// The same number of homes for each group, chosen so that no other choice costs less.
+    fn cheapest(&self, needs: &[Need], homes: Vec<Vec<usize>>) -> Vec<Vec<usize>> {
+        // Nodes that take replicas, numbered in the order of their places, and their zones, numbered as they come.
+        let open: Vec<usize> = self.zones.iter().flat_map(|zone| &zone.open).copied().collect();
+        let zones: Vec<usize> = (0..self.zones.len()).filter(|zone| self.room(*zone, &[]) > 0).collect();
+        let number = |at: &usize| open.iter().position(|node| node == at);
+        let number_zone = |at: &usize| zones.binary_search(&self.zone_of(*at)).ok();
+        let zone_of: Vec<usize> = open.iter().filter_map(number_zone).collect();
+        let placed = needs.iter().zip(&homes).map(|(need, homes)| Placed {
+            size: need.group.bytes,
+            start: need.open.iter().filter_map(number).collect(),
+            here: homes.iter().filter_map(number).collect(),
+            kept: need.keep.iter().filter_map(number_zone).collect(),
+        });
+        let mut placed: Vec<Placed> = placed.collect();
+        thrift::cheapen(&mut placed, &zone_of);
+        let node = |number: usize| open.get(number).copied();
+        placed.into_iter().map(|group| group.here.into_iter().filter_map(node).collect()).collect()
     }
 
     /// The moves of one group, with their urgency: who leaves and who gets one, of the same zone if possible.

@@ -80,6 +80,7 @@ pub async fn run(node: Arc<Node>) {
             std::mem::replace(&mut looked, Instant::now()).elapsed() >= node.config.raft.suspect_after;
         if led_term != Some(view.term) || paused {
             led_term = Some(view.term);
+            complete = None;
             node.observed.lock().restart();
         }
         if node.leaving.load(std::sync::atomic::Ordering::Relaxed) {
@@ -105,7 +106,10 @@ pub async fn run(node: Arc<Node>) {
                 leaders: leaders_settled && even.as_ref() != Some(&led),
                 moves_max: placement.moves_max,
             };
-            let steps = plan::next(&catalog, &observed, allowed);
+            let (steps, outlook) = plan::next(&catalog, &observed, allowed);
+            if let Some(outlook) = outlook {
+                observed.expects(outlook);
+            }
             if allowed.leaders
                 && !steps.iter().any(|step| matches!(step, Step::Start(_) | Step::Transfer { .. }))
             {

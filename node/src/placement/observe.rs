@@ -6,6 +6,8 @@ use std::time::Duration;
 use borough_proto::{NodeId, ShardId, wire};
 use tokio::time::Instant;
 
+use super::plan::Outlook;
+
 /// How a node looks from the meta leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
@@ -40,6 +42,8 @@ pub struct Observed {
     down_after: Duration,
     /// Why a move (operation, position) waits.
     waits: BTreeMap<(u64, u32), String>,
+    /// What running operations have in all.
+    outlook: Outlook,
 }
 
 impl Observed {
@@ -53,6 +57,7 @@ impl Observed {
             suspect_after,
             down_after,
             waits: BTreeMap::new(),
+            outlook: Outlook::default(),
         }
     }
 
@@ -61,6 +66,7 @@ impl Observed {
         self.reports.clear();
         self.by_shard.clear();
         self.waits.clear();
+        self.outlook = Outlook::default();
         self.since = Instant::now();
         self.now = self.since;
     }
@@ -92,6 +98,16 @@ impl Observed {
             Some(why) => self.waits.insert((operation, position), why),
             None => self.waits.remove(&(operation, position)),
         };
+    }
+
+    /// Keeps what running operations have in all.
+    pub fn expects(&mut self, outlook: Outlook) {
+        self.outlook = outlook;
+    }
+
+    /// What running operations have in all, as of the last plan.
+    pub fn outlook(&self) -> &Outlook {
+        &self.outlook
     }
 
     /// Forgets why moves of an operation waited.

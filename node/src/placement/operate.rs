@@ -109,8 +109,13 @@ pub async fn operate(node: &Arc<Node>, call: Call) -> wire::OperateReply {
         return refused(Kind::Refused, reply.refused);
     }
     crash::reached("call-recorded");
-    // Why its moves waited may no longer be so.
-    node.observed.lock().forget_waits(reply.operation);
+    {
+        let mut observed = node.observed.lock();
+        // Why its moves waited may no longer be so.
+        observed.forget_waits(reply.operation);
+        let outlook = plan::outlook(&node.catalog.catalog(), &observed);
+        observed.expects(outlook);
+    }
     let shown = match reply.operation {
         0 => wire::OperateReply { result: Kind::Ok.into(), ..Default::default() },
         operation => show(node, &node.catalog.catalog(), operation),
@@ -218,14 +223,15 @@ pub fn status(
         OperationState::Failed => "failed",
         OperationState::Cancelled => "cancelled",
     };
+    let (moves_total, bytes_total) = observed.outlook().total(operation);
     OperationStatus {
         id: operation.id.to_string(),
         kind: kind.to_owned(),
         state: state.to_owned(),
         moves_done: counted().filter(done).count() as u64,
-        moves_total: counted().count() as u64,
+        moves_total,
         bytes_done: counted().map(arrived).sum(),
-        bytes_total: counted().map(|step| step.bytes).sum(),
+        bytes_total,
         node: some(operation.node),
         started_ms: operation.started_ms,
         ended_ms: some(operation.ended_ms),
@@ -247,8 +253,11 @@ fn why_it_waits(catalog: &wire::Catalog, operation: &wire::Operation, observed: 
     let mut unfinished = (0_u32..).zip(&operation.moves).filter(|(_, step)| is_unfinished(step)).peekable();
     if unfinished.peek().is_none() {
         let map = catalog.map.as_ref()?;
-        let holds = operation.kind() == OperationKind::Drain && holds_replicas(map, operation.node);
-        return holds.then(|| {
+        if operation.kind() != OperationKind::Drain {
+            let more = observed.outlook().has_more(operation);
+            return more.then(|| "other operations are moving the shards that it has left".to_owned());
+        }
+        return holds_replicas(map, operation.node).then(|| {
             let moving = plan::moving_groups(catalog);
             let other = map.shards.iter().chain(&map.meta).zip(plan::groups_of(map)).find(|(info, group)| {
                 moving.contains(group) && info.replicas.iter().any(|replica| replica.node == operation.node)

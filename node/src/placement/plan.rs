@@ -59,9 +59,68 @@ pub struct Allowed {
 /// A node's moves under way at once.
 const MOVES_PER_NODE_MAX: usize = 2;
 
-/// The next steps.
-pub fn next(catalog: &wire::Catalog, observed: &Observed, allowed: Allowed) -> Vec<Step> {
-    let Some(map) = &catalog.map else { return Vec::new() };
+/// The operation to which moves belong: its kind, and the node for a drain.
+type Belongs = (OperationKind, u64);
+
+/// Moves and bytes of operations from the first to the last, as of the last plan. A group has one recorded move at a
+/// time, and what it needs besides is recorded when that is made: this counts both.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outlook(BTreeMap<Belongs, (u64, u64)>);
+
+impl Outlook {
+    fn new(
+        catalog: &wire::Catalog,
+        map: &wire::ClusterMap,
+        observed: &Observed,
+        missing: &[wire::Move],
+    ) -> Self {
+        let mut totals: BTreeMap<Belongs, (u64, u64)> = BTreeMap::new();
+        let missing = missing.iter().map(|step| (belongs(step, map, observed), count(step)));
+        let recorded = catalog
+            .operations
+            .iter()
+            .filter(|operation| goes_on(operation))
+            .map(|operation| ((operation.kind(), operation.node), recorded(operation)));
+        for (belongs, (moves, bytes)) in missing.chain(recorded) {
+            let (all_moves, all_bytes) = totals.entry(belongs).or_default();
+            *all_moves += moves;
+            *all_bytes += bytes;
+        }
+        Self(totals)
+    }
+
+    /// Moves and bytes that the operation has in all.
+    pub fn total(&self, operation: &wire::Operation) -> (u64, u64) {
+        let (moves, bytes) = recorded(operation);
+        let planned = self.0.get(&(operation.kind(), operation.node)).filter(|_| goes_on(operation));
+        let (all_moves, all_bytes) = planned.copied().unwrap_or_default();
+        (moves.max(all_moves), bytes.max(all_bytes))
+    }
+
+    /// Whether moves of the operation have yet to be recorded.
+    pub fn has_more(&self, operation: &wire::Operation) -> bool {
+        self.total(operation).0 > recorded(operation).0
+    }
+}
+
+/// Whether more moves may be recorded for the operation.
+fn goes_on(operation: &wire::Operation) -> bool {
+    matches!(operation.state(), OperationState::Running | OperationState::Paused)
+}
+
+fn count(step: &wire::Move) -> (u64, u64) {
+    (1, step.bytes)
+}
+
+/// Recorded moves and their bytes, without those that were dropped.
+fn recorded(operation: &wire::Operation) -> (u64, u64) {
+    let counted = operation.moves.iter().filter(|step| step.step() != MoveStep::Dropped).map(count);
+    counted.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+}
+
+/// The next steps, and what all of them amount to: `None` when nothing was planned.
+pub fn next(catalog: &wire::Catalog, observed: &Observed, allowed: Allowed) -> (Vec<Step>, Option<Outlook>) {
+    let Some(map) = &catalog.map else { return (Vec::new(), None) };
     let moves = moves(catalog, map, observed, allowed.moves_max);
     let acts = |which: fn(&Act) -> bool| {
         moves.iter().any(|step| matches!(step, Step::Move { act, .. } if which(act)))
@@ -69,16 +128,31 @@ pub fn next(catalog: &wire::Catalog, observed: &Observed, allowed: Allowed) -> V
     // What is about to be taken back is planned anew when it is.
     let taking_back = acts(|act| matches!(act, Act::TakeBack));
     let look = allowed.plan && !taking_back;
-    let mut steps = if look { start(catalog, map, observed, allowed) } else { Vec::new() };
+    let (mut steps, outlook) = if look {
+        let (steps, outlook) = start(catalog, map, observed, allowed);
+        (steps, Some(outlook))
+    } else {
+        (Vec::new(), None)
+    };
     let starting = !steps.is_empty();
     steps.extend(moves);
     if !starting {
-        steps.extend(ended(catalog, map));
+        steps.extend(ended(catalog, map, outlook.as_ref().unwrap_or(observed.outlook())));
     }
     if allowed.leaders && !starting {
         steps.extend(leaders(map, observed));
     }
-    steps
+    (steps, outlook)
+}
+
+fn belongs(step: &wire::Move, map: &wire::ClusterMap, observed: &Observed) -> Belongs {
+    match map.nodes.iter().find(|node| node.id == step.from) {
+        Some(node) if node.state() == NodeState::Draining => (OperationKind::Drain, node.id),
+        Some(node) if step.to != 0 && observed.health(NodeId(node.id)) != Health::Down => {
+            (OperationKind::Rebalance, 0)
+        }
+        Some(_) | None => (OperationKind::Repair, 0),
+    }
 }
 
 /// Moves that are missing from the operations.
@@ -87,23 +161,16 @@ fn start(
     map: &wire::ClusterMap,
     observed: &Observed,
     allowed: Allowed,
-) -> Vec<Step> {
-    let mut wanted: BTreeMap<(i32, u64), Vec<wire::Move>> = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    for step in missing_moves(catalog, observed) {
+) -> (Vec<Step>, Outlook) {
+    let mut wanted: BTreeMap<Belongs, Vec<wire::Move>> = BTreeMap::new();
+    let missing = all_missing(catalog, observed);
+    let outlook = Outlook::new(catalog, map, observed, &missing);
+    let mut seen: BTreeSet<u32> = moving_groups(catalog).into_iter().map(GroupId::get).collect();
+    for step in missing {
         // A group has one move at a time, and the most urgent comes first.
-        if !seen.insert(step.group) {
-            continue;
+        if seen.insert(step.group) {
+            wanted.entry(belongs(&step, map, observed)).or_default().push(step);
         }
-        let from = map.nodes.iter().find(|node| node.id == step.from);
-        let (kind, node) = match from {
-            Some(node) if node.state() == NodeState::Draining => (OperationKind::Drain, node.id),
-            Some(node) if step.to != 0 && observed.health(NodeId(node.id)) != Health::Down => {
-                (OperationKind::Rebalance, 0)
-            }
-            Some(_) | None => (OperationKind::Repair, 0),
-        };
-        wanted.entry((kind.into(), node)).or_default().push(step);
     }
     let rebalance = |state: OperationState| {
         let mut operations = catalog.operations.iter();
@@ -113,15 +180,31 @@ fn start(
     // What is missing is seen when it is resumed.
     let paused = rebalance(OperationState::Paused);
     if paused || (!asked && (!allowed.rebalance || catalog.balance_held)) {
-        wanted.remove(&(OperationKind::Rebalance.into(), 0));
+        wanted.remove(&(OperationKind::Rebalance, 0));
     }
-    let start =
-        |((kind, node), moves)| Step::Start(wire::StartOperation { kind, node, moves, ..Default::default() });
-    wanted.into_iter().map(start).collect()
+    let start = |((kind, node), moves): (Belongs, _)| {
+        Step::Start(wire::StartOperation { kind: kind.into(), node, moves, ..Default::default() })
+    };
+    (wanted.into_iter().map(start).collect(), outlook)
 }
 
-/// What is between where replicas will be, once all recorded moves are made, and where they should be.
+/// What operations have in all, by what is missing now.
+pub fn outlook(catalog: &wire::Catalog, observed: &Observed) -> Outlook {
+    let missing = all_missing(catalog, observed);
+    catalog.map.as_ref().map(|map| Outlook::new(catalog, map, observed, &missing)).unwrap_or_default()
+}
+
+/// What is between where replicas will be, once all recorded moves are made, and where they should be, as far as it
+/// can be recorded now: a group that is being moved comes later.
 pub fn missing_moves(catalog: &wire::Catalog, observed: &Observed) -> Vec<wire::Move> {
+    let moving = moving_groups(catalog);
+    let mut missing = all_missing(catalog, observed);
+    missing.retain(|step| !moving.contains(&GroupId(step.group)));
+    missing
+}
+
+/// All of it, the most urgent first.
+fn all_missing(catalog: &wire::Catalog, observed: &Observed) -> Vec<wire::Move> {
     let Some(map) = &catalog.map else { return Vec::new() };
     let mut cluster = cluster(catalog, map, observed);
     for node in cluster.nodes.iter_mut().filter(|node| drain_paused(catalog, node.id)) {
@@ -139,10 +222,11 @@ pub fn missing_moves(catalog: &wire::Catalog, observed: &Observed) -> Vec<wire::
         step: MoveStep::Pending.into(),
         learner: 0,
     });
+    // The replica that a group has lost may be the one that its move takes away.
     let moving = moving_groups(catalog);
-    let all = lost_replicas(map, observed).chain(meta_move(map, &cluster)).chain(shards);
-    // What is being taken back is planned when it is.
-    all.filter(|step| !moving.contains(&GroupId(step.group))).collect()
+    let lost = lost_replicas(map, observed).filter(|step| !moving.contains(&GroupId(step.group)));
+    let of_catalog = meta_moves(map, &cluster, unfinished(catalog).get(&GroupId::META.get()));
+    lost.chain(of_catalog).chain(shards).collect()
 }
 
 /// Voters whose data is gone: they leave, and the group gets another one in their place.
@@ -238,12 +322,26 @@ fn meta_target(nodes: usize) -> usize {
     }
 }
 
+/// The meta group's moves, one after the other, once the one under way is made.
+fn meta_moves(map: &wire::ClusterMap, cluster: &Cluster, under_way: Option<&&wire::Move>) -> Vec<wire::Move> {
+    let Some(info) = map.meta.as_ref() else { return Vec::new() };
+    let mut members = settled(info, under_way);
+    let mut moves = Vec::new();
+    // Each brings it nearer to where it should be: in no more steps than there are nodes to leave and to enter.
+    while moves.len() <= map.nodes.len() * 2
+        && let Some(step) = meta_move(&members, cluster)
+    {
+        members.retain(|member| member.get() != step.from);
+        members.extend(Some(NodeId(step.to)).filter(|_| step.to != 0));
+        moves.push(step);
+    }
+    moves
+}
+
 /// The meta group's next move: off nodes that leave, to as many members as there should be.
-fn meta_move(map: &wire::ClusterMap, cluster: &Cluster) -> Option<wire::Move> {
-    let info = map.meta.as_ref()?;
+fn meta_move(members: &[NodeId], cluster: &Cluster) -> Option<wire::Move> {
     let standing: BTreeMap<NodeId, (Standing, &str)> =
         cluster.nodes.iter().map(|node| (node.id, (node.standing, node.zone.as_str()))).collect();
-    let members = settled(info, None);
     let leaves =
         |node: &NodeId| standing.get(node).is_none_or(|(standing, _)| *standing == Standing::Leaving);
     let staying = standing.values().filter(|(standing, _)| *standing != Standing::Leaving).count();
@@ -392,11 +490,12 @@ fn needs_repair(info: &wire::ShardInfo, observed: &Observed) -> bool {
 }
 
 /// Operations whose moves have all ended and that have nothing else to wait for.
-fn ended(catalog: &wire::Catalog, map: &wire::ClusterMap) -> Vec<Step> {
+fn ended(catalog: &wire::Catalog, map: &wire::ClusterMap, outlook: &Outlook) -> Vec<Step> {
     let over = |operation: &&wire::Operation| match operation.state() {
-        OperationState::Running => {
-            operation.kind() != OperationKind::Drain || !holds_replicas(map, operation.node)
+        OperationState::Running if operation.kind() == OperationKind::Drain => {
+            !holds_replicas(map, operation.node)
         }
+        OperationState::Running => !outlook.has_more(operation),
         OperationState::Cancelling => true,
         _ => false,
     };

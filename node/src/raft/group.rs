@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use borough_proto::{GroupId, NodeId, ReplicaId, wire};
+use openraft::alias::InstantOf;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest, VoteResponse};
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use wire::raft_frame::Body;
 
+use super::hearing::Hearing;
 use super::peers::Peers;
 use super::state_machine::{ReplicaState, SnapshotData, StateMachine};
 use super::types::{
@@ -28,6 +30,7 @@ type GroupRaft = Raft<TypeConfig, StateMachine>;
 const CAUGHT_UP_LAG_MAX: u64 = 256;
 /// What a new replica that is not there yet is told with: it is no obstacle.
 pub const CATCHING_UP: &str = "catching up: ";
+const NO_QUORUM: &str = "no quorum answers this leader";
 /// How long the next leader waits for the rest of the log, and between looks.
 const TAKE_OVER_MAX: Duration = Duration::from_millis(500);
 const TAKE_OVER_RETRY: Duration = Duration::from_millis(2);
@@ -44,6 +47,8 @@ pub struct Group {
     /// When a leader's message was last accepted (at first: when the replica was opened), and when this
     /// replica last asked for an election.
     contact: Mutex<Contact>,
+    /// Whether a quorum answers, while this replica leads.
+    hearing: Mutex<Hearing<InstantOf<TypeConfig>>>,
     /// Held while the membership is changed from outside.
     reconfiguring: tokio::sync::Mutex<()>,
 }
@@ -99,6 +104,7 @@ impl Group {
             peers,
             proven: Mutex::new(None),
             contact: Mutex::new(Contact { heard: now, elected: now, leading: None }),
+            hearing: Mutex::default(),
             reconfiguring: tokio::sync::Mutex::default(),
         }
     }
@@ -122,7 +128,17 @@ impl Group {
     /// # Errors
     /// [`ProposeError`], which tells whether the command may still take effect.
     pub async fn propose(&self, proposal: Proposal) -> Result<(u64, Reply), ProposeError> {
-        match self.raft.client_write(proposal).await {
+        // It would wait for its deadline, while another replica leads.
+        let mut deaf = self.state.deaf.subscribe();
+        if *deaf.borrow_and_update() {
+            return Err(ProposeError::NotLeader { leader: None });
+        }
+        let written = tokio::select! {
+            biased;
+            written = self.raft.client_write(proposal) => written,
+            _ = deaf.changed() => return Err(ProposeError::Unknown(NO_QUORUM.to_owned())),
+        };
+        match written {
             Ok(response) => Ok((response.log_id.index, response.data)),
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
                 Err(ProposeError::NotLeader { leader: forward.leader_node.map(|member| member.node) })
@@ -143,7 +159,16 @@ impl Group {
     }
 
     async fn confirmed_index(&self) -> Result<u64, ReadError> {
-        match self.raft.get_read_linearizer(ReadPolicy::ReadIndex).await {
+        let mut deaf = self.state.deaf.subscribe();
+        if *deaf.borrow_and_update() {
+            return Err(ReadError::NotLeader { leader: None });
+        }
+        let confirmed = tokio::select! {
+            biased;
+            confirmed = self.raft.get_read_linearizer(ReadPolicy::ReadIndex) => confirmed,
+            _ = deaf.changed() => return Err(ReadError::NotLeader { leader: None }),
+        };
+        match confirmed {
             Ok(linearizer) => Ok(linearizer.read_log_id().index()),
             Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(ReadError::NotLeader { leader: forward.leader_node.map(|member| member.node) })
@@ -428,8 +453,30 @@ impl Group {
         self.contact.lock().leading.map(|since| since.elapsed())
     }
 
-    /// As leader: tells the followers that it is alive. Those that heard it anyway are left out by Raft.
-    pub async fn heartbeat(&self) {
+    /// As leader: tells the followers that it is alive. Those that heard it anyway are left out by Raft. When a quorum has
+    /// left `answers_due` heartbeats unanswered, nothing is sent any more, so that the others can elect.
+    pub async fn heartbeat(&self, answers_due: u32) {
+        let deaf = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let mut hearing = self.hearing.lock();
+            if metrics.state != ServerState::Leader
+                || metrics.membership_config.membership().voter_ids().count() < 2
+            {
+                hearing.reset();
+                false
+            } else {
+                let acknowledged = metrics.last_quorum_acked.map(|sent| sent.into_inner());
+                hearing.is_deaf(acknowledged, answers_due)
+            }
+        };
+        let changed = self.state.deaf.send_if_modified(|held| std::mem::replace(held, deaf) != deaf);
+        if changed {
+            tracing::info!(group = %self.group, deaf, "a leader that no quorum answers keeps silent");
+        }
+        if deaf {
+            return;
+        }
         if let Err(error) = self.raft.trigger().heartbeat().await {
             tracing::debug!(group = %self.group, %error, "no heartbeat");
         }

@@ -6,6 +6,7 @@
 
 pub mod group;
 pub mod groups;
+mod hearing;
 pub mod log_storage;
 pub mod network;
 mod pace;

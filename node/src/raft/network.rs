@@ -139,6 +139,10 @@ impl RaftNetworkV2<TypeConfig> for Network {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
+        if *self.state.deaf.borrow() {
+            let silent = AnyError::error("no quorum answers this leader, which keeps silent");
+            return Err(RPCError::Unreachable(Unreachable::new(&silent)));
+        }
         let entries = rpc
             .entries
             .iter()

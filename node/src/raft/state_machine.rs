@@ -89,6 +89,8 @@ pub struct ReplicaState {
     next_generation: AtomicU64,
     /// Bytes of a snapshot that have arrived and are not installed yet.
     pub staged_bytes: AtomicU64,
+    /// As leader: no quorum answers, so it sends nothing that would keep the others from electing.
+    pub deaf: watch::Sender<bool>,
 }
 
 /// A replica's space and which generation it is.
@@ -138,6 +140,7 @@ impl ReplicaState {
             next_hold: AtomicU64::new(0),
             next_generation: AtomicU64::new(generation + 1),
             staged_bytes: AtomicU64::new(0),
+            deaf: watch::Sender::new(false),
         }))
     }
 

@@ -43,6 +43,30 @@ fn commit(catalog: &mut wire::Catalog, change: Change) -> wire::CatalogReply {
     catalog::apply(catalog, wire::CatalogCommand { change: Some(change) })
 }
 
+/// The next steps, whatever is to follow them.
+fn decided(catalog: &wire::Catalog, observed: &Observed, allowed: Allowed) -> Vec<Step> {
+    next(catalog, observed, allowed).0
+}
+
+/// The moves that people are told of each operation under way: first and last.
+#[derive(Debug, Default)]
+struct Told {
+    outlook: Outlook,
+    totals: BTreeMap<u64, (u64, u64)>,
+}
+
+impl Told {
+    fn look(&mut self, catalog: &wire::Catalog, outlook: Option<&Outlook>) {
+        if let Some(outlook) = outlook {
+            self.outlook = outlook.clone();
+        }
+        for operation in &catalog.operations {
+            let total = self.outlook.total(operation).0;
+            self.totals.entry(operation.id).or_insert((total, total)).1 = total;
+        }
+    }
+}
+
 /// What the driver records once the step is made; `None` when there is nothing to record.
 fn recorded(step: Step) -> Option<Change> {
     Some(match step {
@@ -85,22 +109,24 @@ fn seen(catalog: &wire::Catalog, nodes: &[u64]) -> Observed {
     observed
 }
 
-/// Carries the steps out as the driver does, until nothing is left but leaders and waiting; how many rounds that took.
-fn run(catalog: &mut wire::Catalog, nodes: &[u64]) -> usize {
+/// Carries the steps out as the driver does, until nothing is left but leaders and waiting; what was told meanwhile.
+fn run(catalog: &mut wire::Catalog, nodes: &[u64]) -> Told {
     run_allowed(catalog, nodes, ALL)
 }
 
-fn run_allowed(catalog: &mut wire::Catalog, nodes: &[u64], allowed: Allowed) -> usize {
-    for round in 0..10_000 {
-        let steps = next(catalog, &seen(catalog, nodes), allowed);
+fn run_allowed(catalog: &mut wire::Catalog, nodes: &[u64], allowed: Allowed) -> Told {
+    let mut told = Told::default();
+    for _round in 0..10_000 {
+        let (steps, outlook) = next(catalog, &seen(catalog, nodes), allowed);
+        told.look(catalog, outlook.as_ref());
         let changes: Vec<_> = steps.into_iter().filter_map(recorded).collect();
         if changes.is_empty() {
-            return round;
+            return told;
         }
         for change in changes {
             let before = catalog.clone();
             commit(catalog, change);
-            sound(&before, catalog);
+            sound(&before, catalog, nodes);
         }
     }
     let last: Vec<_> = catalog.operations.iter().map(|operation| operation.moves.last()).collect();
@@ -112,16 +138,22 @@ fn groups(catalog: &wire::Catalog) -> impl Iterator<Item = &wire::ShardInfo> {
     map.shards.iter().chain(&map.meta)
 }
 
-/// No step takes a voter away without putting one in its place, but where there are more than the factor.
-fn sound(before: &wire::Catalog, after: &wire::Catalog) {
-    let votes = |info: &wire::ShardInfo| {
-        info.replicas.iter().filter(|replica| replica.role() != ReplicaRole::Learner).count()
+/// No step takes a voter away without putting one in its place, but where there are more than the factor; nor does
+/// any step leave a group with fewer voters that are up.
+fn sound(before: &wire::Catalog, after: &wire::Catalog, up: &[u64]) {
+    let votes = |info: &wire::ShardInfo, counts: &dyn Fn(u64) -> bool| {
+        let voters = info.replicas.iter().filter(|replica| replica.role() != ReplicaRole::Learner);
+        voters.filter(|replica| counts(replica.node)).count()
     };
     let factor = before.map.as_ref().unwrap().replication_factor as usize;
     for (old, new) in groups(before).zip(groups(after)) {
-        // The meta group shrinks with the cluster, one by one.
-        let least = if old.first == old.last { 1.max(votes(old) - 1) } else { votes(old).min(factor) };
-        assert!(votes(new) >= least, "{old:?} {new:?}");
+        for counts in [&(|_: u64| true) as &dyn Fn(u64) -> bool, &|node| up.contains(&node)] {
+            let (had, has) = (votes(old, counts), votes(new, counts));
+            // The meta group shrinks with the cluster, one by one.
+            let least = if old.first == old.last { had.saturating_sub(1) } else { had.min(factor) };
+            assert!(has >= least, "{up:?} {old:?} {new:?}");
+        }
+        assert!(votes(new, &|_| true) >= 1, "{old:?} {new:?}");
     }
     // The meta group's move waits for no other.
     let counted = |step: &&&wire::Move| step.step() != MoveStep::Pending && step.group != GroupId::META.get();
@@ -155,7 +187,7 @@ fn state_of(catalog: &wire::Catalog, id: u64) -> OperationState {
 
 /// One round of steps, all of them recorded.
 fn tick(catalog: &mut wire::Catalog, nodes: &[u64]) -> Vec<Step> {
-    let steps = next(catalog, &seen(catalog, nodes), ALL);
+    let steps = decided(catalog, &seen(catalog, nodes), ALL);
     for change in steps.clone().into_iter().filter_map(recorded) {
         commit(catalog, change);
     }
@@ -178,6 +210,32 @@ proptest! {
         prop_assert!(catalog.operations.iter().all(|operation| operation.state() == OperationState::Done));
     }
 
+    /// What an operation will take is told when it begins, although a group's second move is recorded after its first.
+    #[test]
+    fn the_moves_told_first_are_those_made(
+        first in 1_u64..5, joins in 0_u64..5, drains in 0_u64..3, shards in 1_u32..40,
+    ) {
+        let mut catalog = cluster(first, shards);
+        run(&mut catalog, &(1..=first).collect::<Vec<_>>());
+        for node in first + 1..=first + joins {
+            let incarnation = format!("i{node}");
+            commit(&mut catalog, Change::Join(wire::JoinRequest { incarnation, ..Default::default() }));
+        }
+        let nodes: Vec<u64> = (1..=first + joins).collect();
+        for &node in nodes.iter().take(drains as usize) {
+            if cannot_drain(&catalog, &seen(&catalog, &nodes), NodeId(node)).is_none() {
+                drain(&mut catalog, node, false);
+            }
+        }
+        let told = run(&mut catalog, &nodes);
+        for operation in &catalog.operations {
+            let (first, last) = told.totals[&operation.id];
+            prop_assert_eq!(first, last, "{:?}", operation);
+            let made = operation.moves.iter().filter(|step| step.step() == MoveStep::Moved).count() as u64;
+            prop_assert_eq!(made, last, "{:?}", operation);
+        }
+    }
+
     #[test]
     fn leaders_come_within_one_of_even(nodes in 1_u64..4, owners in proptest::collection::vec(0_u64..3, 1..40)) {
         let mut catalog = cluster(nodes, owners.len() as u32);
@@ -187,7 +245,7 @@ proptest! {
         let map = catalog.map.clone().unwrap();
         let mut moves = 0;
         loop {
-            let steps = next(&catalog, &observed(&all, &leaders), ALL);
+            let steps = decided(&catalog, &observed(&all, &leaders), ALL);
             if steps.is_empty() { break; }
             for step in steps {
                 let Step::Transfer { group, to, .. } = step else { panic!("{step:?}") };
@@ -239,13 +297,13 @@ proptest! {
                 }
                 _ => {}
             }
-            let steps = next(&catalog, &seen(&catalog, &up(&down, &catalog)), ALL);
+            let steps = decided(&catalog, &seen(&catalog, &up(&down, &catalog)), ALL);
             for (index, change) in steps.into_iter().filter_map(recorded).enumerate() {
                 // A third of what is decided is not recorded: the leader died, or the group was not ready.
                 if !(lost >> (index % 60)).is_multiple_of(3) {
                     let before = catalog.clone();
                     commit(&mut catalog, change);
-                    sound(&before, &catalog);
+                    sound(&before, &catalog, &up(&down, &catalog));
                 }
             }
         }
@@ -286,12 +344,12 @@ fn a_zone_without_a_replica_goes_first() {
 #[test]
 fn silent_and_leaving_nodes_get_nothing() {
     let catalog = cluster(3, 4);
-    assert_eq!(next(&catalog, &observed(&[1], &[]), ALL), Vec::new());
+    assert_eq!(decided(&catalog, &observed(&[1], &[]), ALL), Vec::new());
     let mut catalog = cluster(2, 4);
     run(&mut catalog, &[1, 2]);
     let mut leaving = observed(&[1, 2], &[(0, 1), (1, 1), (2, 1), (3, 1)]);
     leaving.report(wire::NodeReport { node: 2, leaving: true, ..Default::default() });
-    assert_eq!(next(&catalog, &leaving, ALL), Vec::new());
+    assert_eq!(decided(&catalog, &leaving, ALL), Vec::new());
 }
 
 #[test]
@@ -304,7 +362,7 @@ fn a_joined_node_gets_its_share_and_nobody_else_moves() {
         Change::Join(wire::JoinRequest { incarnation: "i4".to_owned(), ..Default::default() }),
     );
     let alone = Allowed { rebalance: false, leaders: false, ..ALL };
-    let held = next(&catalog, &seen(&catalog, &[1, 2, 3, 4]), alone);
+    let held = decided(&catalog, &seen(&catalog, &[1, 2, 3, 4]), alone);
     assert_eq!(held, Vec::new(), "not by itself");
     run(&mut catalog, &[1, 2, 3, 4]);
     assert_eq!(counts(&catalog), BTreeMap::from([(1, 24), (2, 24), (3, 24), (4, 24)]));
@@ -372,7 +430,7 @@ fn a_replica_whose_data_is_gone_is_made_anew() {
     for _ in 0..20 {
         let mut observed = seen(&catalog, &[1, 2, 3]);
         observed.report(wire::NodeReport { node: 2, lost: vec![lost], ..Default::default() });
-        for change in next(&catalog, &observed, ALL).into_iter().filter_map(recorded) {
+        for change in decided(&catalog, &observed, ALL).into_iter().filter_map(recorded) {
             commit(&mut catalog, change);
         }
     }
@@ -437,7 +495,7 @@ fn paused_it_finishes_what_has_begun_and_cancelled_it_takes_it_back() {
         nodes(new) != nodes(old)
     });
     assert_eq!(changed.count(), 2, "only those done before it was cancelled");
-    let still = next(&catalog, &seen(&catalog, &all), Allowed { leaders: false, ..ALL });
+    let still = decided(&catalog, &seen(&catalog, &all), Allowed { leaders: false, ..ALL });
     assert_eq!(still, Vec::new(), "it does not start by itself again");
 }
 

@@ -4,6 +4,7 @@
 mod crash;
 mod growth;
 mod install;
+mod maps;
 mod memory_loss;
 mod quorum;
 mod same_bytes;
