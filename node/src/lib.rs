@@ -7,6 +7,8 @@ pub mod cache;
 pub mod clock;
 pub mod config;
 mod crash;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod identity;
 pub mod lifecycle;
 pub mod loops;

@@ -372,8 +372,10 @@ pub fn etag(version: u64) -> String {
 /// The version of one entity tag, quotes included; weak tags compare as strong ones never do, so they are `None`.
 pub fn parse_etag(tag: &str) -> Option<u64> {
     let inner = tag.trim().strip_prefix('"')?.strip_suffix('"')?;
-    let plain = !inner.is_empty() && inner.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    if plain { u64::from_str_radix(inner, 16).ok() } else { None }
+    let plain = inner.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    // Tags are compared as texts (RFC 9110 §8.8.3.2): one with zeros in front is another, and was never given out.
+    let whole = inner == "0" || !inner.starts_with('0');
+    if plain && whole { u64::from_str_radix(inner, 16).ok() } else { None }
 }
 
 #[cfg(test)]
@@ -457,7 +459,9 @@ mod tests {
         for version in [0, 1, 0xabc, u64::MAX] {
             assert_eq!(parse_etag(&etag(version)), Some(version));
         }
-        for tag in ["W/\"1\"", "1", "\"\"", "\"+1\"", "\"g\"", "\"", "\"11111111111111111\""] {
+        for tag in
+            ["W/\"1\"", "1", "\"\"", "\"+1\"", "\"g\"", "\"", "\"01\"", "\"00\"", "\"11111111111111111\""]
+        {
             assert_eq!(parse_etag(tag), None, "{tag}");
         }
     }

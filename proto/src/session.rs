@@ -92,7 +92,8 @@ impl Session {
                     let index = decode_varint(&mut rest).map_err(|_| BadToken)?;
                     session.observe(ShardId(shard), index);
                 }
-                Ok(session)
+                // Numbers padded, shards doubled or out of order: the same session, and no token of ours.
+                if session.encode() == token { Ok(session) } else { Err(BadToken) }
             }
             _ => Err(BadToken),
         }
@@ -139,6 +140,17 @@ mod tests {
         #[test]
         fn foreign_tokens_never_panic(token in ".{0,80}") {
             let _ = Session::decode(&token);
+        }
+    }
+
+    #[test]
+    fn a_session_has_one_token() {
+        let token = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        assert!(Session::decode(&token(&[1, 3, 7, 4, 1])).is_ok());
+        // A padded number, a shard twice, shards out of order, more shards than a token names.
+        let many: Vec<u8> = [1].into_iter().chain((0..=SHARDS_MAX).flat_map(|_| [5, 5])).collect();
+        for bytes in [&[1, 3, 0x87, 0][..], &[1, 3, 7, 3, 8], &[1, 4, 1, 3, 7], &many] {
+            assert_eq!(Session::decode(&token(bytes)), Err(BadToken), "{bytes:?}");
         }
     }
 

@@ -11,6 +11,8 @@ mod catalog;
 mod cluster_calls;
 mod config;
 mod connections;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod http;
 mod listener;
 mod metrics;

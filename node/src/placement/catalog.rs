@@ -11,6 +11,9 @@ pub mod operations;
 /// The collection that exists from the start.
 const FIRST_COLLECTION: &str = "users";
 
+/// Largest id of a cluster's first replica.
+const FIRST_REPLICA_MAX: u64 = u64::MAX / 2;
+
 /// Applies `command`; an unknown one of a newer build changes nothing.
 pub fn apply(catalog: &mut wire::Catalog, command: wire::CatalogCommand) -> wire::CatalogReply {
     let reply = match command.change {
@@ -43,6 +46,10 @@ fn changed() -> wire::CatalogReply {
 fn initialize(catalog: &mut wire::Catalog, init: wire::InitCatalog) -> wire::CatalogReply {
     if catalog.map.is_some() {
         return refuse("the cluster is initialised already");
+    }
+    // Ids are counted up from there: a log that was written by something else must not bring them to their end (I10).
+    if init.meta_replica > FIRST_REPLICA_MAX {
+        return refuse(format!("replica id {} leaves none to give out", init.meta_replica));
     }
     let join = init.node.unwrap_or_default();
     let node = 1;

@@ -250,7 +250,7 @@ impl Transfer {
     }
 }
 
-pub(super) fn encode_pairs(pairs: &[(Bytes, Bytes)]) -> Bytes {
+pub(crate) fn encode_pairs(pairs: &[(Bytes, Bytes)]) -> Bytes {
     let size = pairs.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
     let mut data = BytesMut::with_capacity(size);
     for part in pairs.iter().flat_map(|(key, value)| [key, value]) {
@@ -261,7 +261,7 @@ pub(super) fn encode_pairs(pairs: &[(Bytes, Bytes)]) -> Bytes {
 }
 
 /// Reads what [`encode_pairs`] made; `None` for anything else (I10).
-pub(super) fn decode_pairs(mut data: Bytes) -> Option<Batch> {
+pub(crate) fn decode_pairs(mut data: Bytes) -> Option<Batch> {
     let mut part = move || -> Option<Option<Bytes>> {
         if data.is_empty() {
             return Some(None);
@@ -439,7 +439,7 @@ fn give_up(group: &Group, partial: Partial) {
     }
 }
 
-fn snapshot_meta(header: &wire::SnapshotHeader) -> Result<SnapshotMeta, String> {
+pub(crate) fn snapshot_meta(header: &wire::SnapshotHeader) -> Result<SnapshotMeta, String> {
     let membership = header.membership.as_ref().ok_or("the header lacks the membership")?;
     let membership = membership_from_wire(membership).map_err(|error| error.to_string())?;
     let stored = StoredMembership::new(header.membership_id.as_ref().map(log_id_from_wire), membership);

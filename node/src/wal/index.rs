@@ -94,7 +94,7 @@ impl View {
     pub fn recovered(placed: Placed, terms: impl Iterator<Item = u64>) -> Self {
         let end = placed.first + placed.locs.len() as u64;
         let mut view = Self { state: placed.state.clone(), first: placed.first, end, ..Self::default() };
-        for (index, term) in (placed.first..).zip(terms) {
+        for (index, term) in (placed.first..end).zip(terms) {
             view.push_term(index, term);
         }
         view.gone = placed.damage.clone().map(Gone::Damaged);

@@ -115,36 +115,42 @@ impl Replica {
                 self.records.split_off(&index);
                 self.end = self.end.min(index).max(self.first);
             }
-            Kind::Purge => self.purge(term, index),
+            Kind::Purge => self.purge(term, index)?,
             Kind::Vote => self.state.vote = Some(decode::<VoteRecord>(frame)?),
             Kind::Generation => {
                 let record: GenerationRecord = decode(frame)?;
                 self.state.generation = record.generation;
                 self.state.snapshot = record.snapshot;
                 if let Some((term, index)) = record.purged {
-                    self.purge(term, index);
+                    self.purge(term, index)?;
                 }
             }
-            Kind::State => self.restore(decode(frame)?),
+            Kind::State => self.restore(decode(frame)?)?,
             Kind::Remove => {}
         }
         Ok(())
     }
 
-    fn purge(&mut self, term: u64, index: u64) {
+    fn purge(&mut self, term: u64, index: u64) -> Result<(), String> {
         if self.state.purged.is_some_and(|(_, purged)| purged >= index) {
-            return;
+            return Ok(());
         }
+        let next = index.checked_add(1).ok_or("purged up to the last index there is")?;
         self.state.purged = Some((term, index));
-        let next = index.saturating_add(1);
         self.records = self.records.split_off(&next);
         self.first = self.first.max(next);
         self.end = self.end.max(self.first);
+        Ok(())
     }
 
-    fn restore(&mut self, record: StateRecord) {
+    fn restore(&mut self, record: StateRecord) -> Result<(), String> {
+        let (first, end) = (record.first, record.end);
+        let purged = record.state.purged.map_or(0, |(_, purged)| purged);
+        if first > end || purged == u64::MAX {
+            return Err(format!("state of records {first}..{end}, purged up to {purged}"));
+        }
         self.state = record.state;
-        (self.first, self.end) = (record.first, record.end);
+        (self.first, self.end) = (first, end);
         self.records.split_off(&self.end);
         self.records = self.records.split_off(&self.first);
         self.state_fault = None;
@@ -152,6 +158,7 @@ impl Replica {
             let detail = damage.detail;
             Damage { replica: None, path: damage.path.into(), offset: damage.offset, detail }
         });
+        Ok(())
     }
 
     /// The durable side and the records' terms; damage leaves nothing but the damage.

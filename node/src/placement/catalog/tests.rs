@@ -32,6 +32,17 @@ fn initialized() -> wire::Catalog {
 }
 
 #[test]
+fn a_cluster_begins_with_replica_ids_to_give_out() {
+    let init =
+        |meta_replica| Change::Init(wire::InitCatalog { meta_replica, shards: 4, ..Default::default() });
+    for last in [u64::MAX, u64::MAX - 1, u64::MAX - 4] {
+        let mut catalog = wire::Catalog::default();
+        assert!(!apply(&mut catalog, command(init(last))).refused.is_empty());
+        assert_eq!(catalog, wire::Catalog::default());
+    }
+}
+
+#[test]
 fn a_resent_join_gets_the_same_id_and_a_foreign_id_is_refused() {
     let mut catalog = initialized();
     let first = apply(&mut catalog, command(Change::Join(join("second", 0))));
