@@ -24,6 +24,7 @@ pub mod process;
 pub mod proxy;
 pub mod record;
 pub mod register;
+pub mod replicas;
 pub mod runner;
 pub mod stall;
 pub mod timeline;
