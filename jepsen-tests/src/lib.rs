@@ -15,6 +15,7 @@ pub mod binary;
 pub mod cases;
 pub mod checker;
 pub mod cluster;
+pub mod failover;
 pub mod history;
 pub mod http;
 pub mod lister;
