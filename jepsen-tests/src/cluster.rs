@@ -22,7 +22,7 @@ pub use node::{Identity, Node};
 pub use router::Router;
 
 /// From the start of a process to its ports being bound.
-const BIND_LIMIT: Duration = Duration::from_secs(30);
+pub const BIND_LIMIT: Duration = Duration::from_secs(30);
 /// From the last change of the cluster to all shards being whole.
 pub const HEAL_LIMIT: Duration = Duration::from_secs(90);
 /// A graceful stop: leaderships handed over, drained, flushed.
@@ -123,7 +123,8 @@ impl Cluster {
         let mut nodes: Vec<Node> = Vec::new();
         let mut seeds = Vec::new();
         for number in 1..=options.nodes {
-            let node = start_node(&dir, number, &seeds, &options, links.as_ref()).await?;
+            let mut node = prepare_node(&dir, number, &seeds, &options, links.as_ref())?;
+            node.launch().await?;
             if number == 1 {
                 init(&node.addr, options.shards, options.replicas).await?;
                 seeds.push(node.addr.clone());
@@ -155,12 +156,21 @@ impl Cluster {
     /// # Errors
     /// As [`Node::start`].
     pub async fn add_node(&mut self) -> anyhow::Result<()> {
+        let mut node = self.another_node()?;
+        node.launch().await?;
+        self.nodes.push(node);
+        Ok(())
+    }
+
+    /// One more node that is not started yet, and belongs behind the others.
+    ///
+    /// # Errors
+    /// As [`Node::prepare`].
+    pub fn another_node(&self) -> anyhow::Result<Node> {
         let seeds: Vec<String> =
             self.nodes.iter().filter(|node| node.running()).map(|node| node.addr.clone()).collect();
         let number = self.nodes.len() + 1;
-        let node = start_node(&self.dir, number, &seeds, &self.options, self.links.as_ref()).await?;
-        self.nodes.push(node);
-        Ok(())
+        prepare_node(&self.dir, number, &seeds, &self.options, self.links.as_ref())
     }
 
     pub fn options(&self) -> &Options {
@@ -301,7 +311,7 @@ impl Cluster {
     }
 }
 
-async fn start_node(
+fn prepare_node(
     dir: &Path,
     number: usize,
     seeds: &[String],
@@ -310,7 +320,7 @@ async fn start_node(
 ) -> anyhow::Result<Node> {
     let end = End::Node(u8::try_from(number).context("too many nodes")?);
     let on = links.map(|links| (links, end));
-    Node::start_on(dir, &format!("node-{number}"), seeds, &options.env_of(number), on).await
+    Node::prepare(dir, &format!("node-{number}"), seeds, &options.env_of(number), on)
 }
 
 async fn start_router(dir: &Path, number: usize, seeds: &[String], links: bool) -> anyhow::Result<Router> {

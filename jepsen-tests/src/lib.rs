@@ -7,6 +7,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `JEPSEN_BIN` | the binary to test; else the one in the target directory, built when it is missing or out of date |
+//! | `JEPSEN_OTHER_BIN` | another build of it, for the nemesis `upgrade` |
 //! | `BOROUGH_ENGINE` | handed on to the nodes |
 //! | `JEPSEN_CASE` | run only the cases whose name contains this |
 //! | `JEPSEN_KEEP` | keep the data directories and logs |

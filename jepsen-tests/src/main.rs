@@ -54,6 +54,9 @@ struct Common {
     /// Storage engine of the nodes, `sled` or `fjall`
     #[arg(long, value_parser = engine)]
     engine: Option<Engine>,
+    /// Another build of borough, for the nemesis `upgrade`; else JEPSEN_OTHER_BIN. See jepsen-tests/other-build
+    #[arg(long, value_name = "FILE")]
+    other_binary: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -170,7 +173,9 @@ async fn carry_out(cli: Cli) -> ExitCode {
     let reports = match cli.command {
         Some(Command::All(AllArgs { only, common })) => {
             let length = Duration::from_secs(common.seconds);
-            let reports = run_all(length, common.seed, &only, common.artefacts, common.engine).await;
+            let reports =
+                run_all(length, common.seed, &only, common.artefacts, common.engine, common.other_binary)
+                    .await;
             println!("\n{}", table(&reports));
             reports
         }
@@ -244,6 +249,7 @@ fn plan(workload: Workload, args: RunArgs) -> Plan {
         routers: usize::from(args.routers),
         artefacts: common.artefacts,
         engine: common.engine,
+        other_binary: common.other_binary,
         through: match (args.client, args.direct) {
             (_, true) => Through::Direct,
             (true, false) => Through::Client,

@@ -93,10 +93,10 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
     let site =
         Site::prepare(plan.workload, &cluster, plan.through, recorder.clone(), plan.callers, plan.seed);
     let site = site.await.context("prepare the workload").map_err(harness)?;
-    let mut director = Director::new(recorder.clone());
-    let lived = live(plan, &mut cluster, &site, &mut director).await;
-    seen.faults = director.injected;
-    seen.missed = director.failures.clone();
+    let director = Director::new(recorder.clone(), plan.other_binary());
+    let lived = live(plan, &mut cluster, &site, &director).await;
+    seen.faults = director.injected();
+    seen.missed = director.failures();
     let equal = match lived {
         Ok(()) => replicas::compare(&cluster).await.map(Some),
         Err(_) => Ok(None),
@@ -168,7 +168,7 @@ async fn live(
     plan: &Plan,
     cluster: &mut Cluster,
     site: &Arc<Site>,
-    director: &mut Director,
+    director: &Director,
 ) -> anyhow::Result<()> {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     for number in 0..plan.callers {
@@ -225,7 +225,7 @@ fn enough(plan: &Plan, calls: &[Call], director: &Director) -> anyhow::Result<()
     let read = |call: &Call| call.f == plan.workload.read_function() && call.end == Kind::Ok;
     ensure!(calls.iter().any(read), "no read succeeded");
     let quiet = plan.nemeses.iter().all(|nemesis| *nemesis == Nemesis::None);
-    ensure!(quiet || director.injected > 0, "no fault took effect: {}", director.failures.join("; "));
+    ensure!(quiet || director.injected() > 0, "no fault took effect: {}", director.failures().join("; "));
     Ok(())
 }
 
