@@ -10,6 +10,7 @@ use anyhow::{Context as _, ensure};
 use borough_proto::http_api::{ClusterStatus, headers};
 use tempfile::TempDir;
 
+use crate::callers::Callers;
 use crate::http::Http;
 use crate::process::run;
 use crate::proxy::{End, Links};
@@ -41,6 +42,8 @@ pub struct Options {
     pub routers: usize,
     /// Whether everything sent to a node passes a proxy that can hold, delay and break it ([`Links`]).
     pub links: bool,
+    /// Whether callers of routers pass proxies that can break their calls ([`Callers`]), and the seed of these.
+    pub callers: Option<u64>,
     /// Where directories and logs are kept; else they go when the cluster is dropped.
     pub dir: Option<PathBuf>,
 }
@@ -64,6 +67,7 @@ impl Default for Options {
             zones: Vec::new(),
             routers: 1,
             links: false,
+            callers: None,
             dir: None,
         }
     }
@@ -100,6 +104,7 @@ pub struct Cluster {
     /// In the order of their names, ended ones among them.
     pub nodes: Vec<Node>,
     pub links: Option<Links>,
+    pub callers: Option<Callers>,
     options: Options,
     dir: PathBuf,
     temporary: Option<TempDir>,
@@ -137,7 +142,13 @@ impl Cluster {
         for number in 2..=options.routers {
             more_routers.push(start_router(&dir, number, &seeds, options.links).await?);
         }
-        let cluster = Self { router, more_routers, nodes, links, options, dir, temporary };
+        let mut callers = options.callers.map(Callers::new);
+        if let Some(callers) = &mut callers {
+            for router in std::iter::once(&router).chain(&more_routers) {
+                callers.attach(router.http.base())?;
+            }
+        }
+        let cluster = Self { router, more_routers, nodes, links, callers, options, dir, temporary };
         cluster.wait_whole(HEAL_LIMIT).await?;
         Ok(cluster)
     }
@@ -175,6 +186,14 @@ impl Cluster {
 
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Where callers under test reach the routers: there, or at their proxies.
+    pub fn bases(&self) -> Vec<String> {
+        match &self.callers {
+            Some(callers) => callers.bases().to_vec(),
+            None => self.routers().map(|router| router.http.base().to_owned()).collect(),
+        }
     }
 
     pub fn routers(&self) -> impl Iterator<Item = &Router> {

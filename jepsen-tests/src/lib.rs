@@ -13,6 +13,7 @@
 //! | `JEPSEN_KEEP` | keep the data directories and logs |
 
 pub mod binary;
+pub mod callers;
 pub mod cases;
 pub mod checker;
 pub mod cluster;

@@ -33,6 +33,7 @@ pub enum Nemesis {
     PartitionBridge,
     LinkDelay,
     LinkLoss,
+    CutCallers,
     Membership,
     RollingRestart,
     Upgrade,
@@ -62,7 +63,7 @@ pub struct Event {
 }
 
 impl Nemesis {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::None,
         Self::KillMinority,
         Self::KillLeader,
@@ -77,6 +78,7 @@ impl Nemesis {
         Self::PartitionBridge,
         Self::LinkDelay,
         Self::LinkLoss,
+        Self::CutCallers,
         Self::Membership,
         Self::RollingRestart,
         Self::Upgrade,
@@ -102,6 +104,7 @@ impl Nemesis {
             Self::Membership => "membership",
             Self::RollingRestart => "rolling-restart",
             Self::Upgrade => "upgrade",
+            Self::CutCallers => "cut-callers",
             Self::Mix => "mix",
         }
     }
@@ -125,6 +128,9 @@ impl Nemesis {
             Self::LinkLoss => "connections between nodes and routers break at random",
             Self::Membership => "a node joins, another is drained and removed",
             Self::RollingRestart => "SIGTERM and a new start, node by node, router by router",
+            Self::CutCallers => {
+                "connections of callers break before a request is whole, after it, or within its answer"
+            }
             Self::Upgrade => "the same, with another build, and back later (--other-binary)",
             Self::Mix => "all of these at random, one after the other; upgrade is not among them",
         }
@@ -153,10 +159,16 @@ impl Nemesis {
             | Self::KillRouter
             | Self::Pause
             | Self::PauseLeader
+            | Self::CutCallers
             | Self::Membership
             | Self::RollingRestart
             | Self::Upgrade => false,
         }
+    }
+
+    /// Whether callers must pass proxies for it.
+    pub fn needs_callers(self) -> bool {
+        matches!(self, Self::CutCallers | Self::Mix)
     }
 
     /// Whether it takes another build.
@@ -199,7 +211,7 @@ impl Nemesis {
             Self::PartitionMajority | Self::PartitionOneWay | Self::PartitionRing | Self::PartitionBridge => {
                 3000..9000
             }
-            Self::LinkDelay | Self::LinkLoss => 3000..7000,
+            Self::LinkDelay | Self::LinkLoss | Self::CutCallers => 3000..7000,
             // From when all is of the other build.
             Self::Upgrade => 2000..6000,
             // These take as long as they take.

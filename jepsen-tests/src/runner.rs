@@ -158,6 +158,7 @@ fn options(plan: &Plan, dir: &Path) -> Options {
         env,
         routers: plan.routers,
         links: plan.nemeses.iter().any(|nemesis| nemesis.needs_links()),
+        callers: plan.nemeses.iter().any(|nemesis| nemesis.needs_callers()).then_some(plan.seed),
         dir: Some(dir.to_owned()),
         ..Options::default()
     }

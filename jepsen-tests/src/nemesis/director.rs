@@ -35,6 +35,7 @@ enum Undo {
     Resume(usize),
     LaunchRouter(usize),
     Links,
+    Callers,
     /// Everything goes back to the build under test.
     Build,
 }
@@ -152,6 +153,7 @@ impl Director {
 
     async fn end(&self, field: &Field<'_>, fault: usize) -> anyhow::Result<()> {
         let Some((nemesis, undo)) = self.done(|done| done.open.remove(&fault)) else { return Ok(()) };
+        let mut ended = json!({"phase": "end", "fault": fault});
         match undo {
             Undo::Launch(nodes) => {
                 for node in nodes {
@@ -161,9 +163,16 @@ impl Director {
             Undo::Resume(node) => self.resume(field, node)?,
             Undo::LaunchRouter(at) => launch_router(field, at).await?,
             Undo::Links => field.with(|cluster| cluster.links.iter().for_each(|links| links.clear(fault))),
+            Undo::Callers => {
+                let cuts = field.with(|cluster| {
+                    let callers = cluster.callers.as_ref();
+                    callers.inspect(|callers| callers.clear(fault)).map(crate::callers::Callers::cuts)
+                });
+                ended = json!({"phase": "end", "fault": fault, "callsCutSoFar": cuts});
+            }
             Undo::Build => self.back_to_own_build(field).await?,
         }
-        self.record(nemesis.name(), json!({"phase": "end", "fault": fault}), None);
+        self.record(nemesis.name(), ended, None);
         Ok(())
     }
 
@@ -176,7 +185,10 @@ impl Director {
         for fault in self.done(|done| done.open.keys().copied().collect::<Vec<_>>()) {
             Box::pin(self.end(&field, fault)).await?;
         }
-        field.with(|cluster| cluster.links.iter().for_each(crate::proxy::Links::heal));
+        field.with(|cluster| {
+            cluster.links.iter().for_each(crate::proxy::Links::heal);
+            cluster.callers.iter().for_each(crate::callers::Callers::heal);
+        });
         self.record("heal", json!({"phase": "start"}), None);
         for node in 0..field.with(|cluster| cluster.nodes.len()) {
             launch(&field, node).await?;
@@ -239,6 +251,13 @@ impl Director {
                 cluster.links.as_ref().context("links have no proxies")?.set(event.fault, rules);
                 Ok((Some(Undo::Links), met))
             }),
+            Nemesis::CutCallers => {
+                let share = rng.random_range(0.02..0.25);
+                field.with(|cluster| {
+                    cluster.callers.as_ref().context("callers have no proxies")?.set(event.fault, share);
+                    Ok((Some(Undo::Callers), json!({"ofCalls": share})))
+                })
+            }
             Nemesis::Membership => {
                 let _in_turn = self.in_turn.lock().await;
                 let met = membership::replace_one(field, &self.awake(field), &mut rng).await?;

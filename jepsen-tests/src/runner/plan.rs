@@ -116,6 +116,9 @@ impl Plan {
         if self.through != Through::Rest && !self.workload.has_client() {
             return Some(format!("{} goes over REST alone", self.workload.name()));
         }
+        if self.through == Through::Direct && self.nemeses.contains(&Nemesis::CutCallers) {
+            return Some("cut-callers concerns routers, which these callers do not use".to_owned());
+        }
         if self.nemeses.iter().any(|nemesis| nemesis.needs_other_build()) {
             match self.other_binary() {
                 None => return Some(format!("no other build: name one by --other-binary or {OTHER_BINARY}")),
