@@ -125,6 +125,12 @@ pub enum ClusterCommand {
     Init(InitArgs),
     /// Nodes, shards and operations
     Status(StatusArgs),
+    /// Compare what the replicas of each shard hold
+    #[command(long_about = "Compare what the replicas of each shard hold\n\n\
+        Every node hashes its replicas, one at a time, and hashes of the same log position are compared. A shard that is being written \
+        is asked again until its replicas are met at the same position. The nodes' admin addresses must be reachable from here. \
+        The exit code is 1 when replicas differ or some could not be compared.")]
+    Check(CheckArgs),
     /// Spread replicas and leaders evenly over the nodes
     Rebalance(RebalanceArgs),
     /// Begin no more moves of an operation; those that have begun are finished
@@ -145,6 +151,16 @@ pub enum ClusterCommand {
     /// Take a node out of the cluster for good; what it holds is moved off it first
     #[command(after_help = "Example:\n  borough cluster remove 4 --wait")]
     Remove(DrainArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  borough cluster check --wait-seconds 60")]
+pub struct CheckArgs {
+    #[command(flatten)]
+    pub target: Target,
+    /// For how long the replicas of a shard are asked again when they stand at different positions
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    pub wait_seconds: u64,
 }
 
 #[derive(Debug, Args)]
@@ -242,7 +258,7 @@ mod tests {
                 assert_eq!(last[1], "Example:", "{name}: {help}");
             }
         });
-        assert_eq!(count, 26, "a command was added or lost");
+        assert_eq!(count, 27, "a command was added or lost");
     }
 
     #[test]
@@ -282,6 +298,7 @@ mod tests {
             "borough router --config F --listen 127.0.0.1:0 --nodes a:1,b:2",
             "borough cluster init --node a:1 --shards 32 --replicas 3",
             "borough cluster status --json --watch --router http://r",
+            "borough cluster check --wait-seconds 60 --router http://r",
             "borough cluster rebalance --plan",
             "borough cluster rebalance --yes --router http://r",
             "borough cluster pause 1",

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod check;
 pub mod cli;
 mod cluster;
 mod collections;
@@ -53,6 +54,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Dev(args) => return dev::run(args).await,
         Command::Cluster(ClusterCommand::Init(args)) => cluster::init(args).await,
         Command::Cluster(ClusterCommand::Status(args)) => cluster::status(args).await,
+        Command::Cluster(ClusterCommand::Check(args)) => check::check(args).await,
         Command::Cluster(ClusterCommand::Rebalance(args)) => operations::rebalance(args).await,
         Command::Cluster(ClusterCommand::Pause(args)) => operations::pause(args).await,
         Command::Cluster(ClusterCommand::Resume(args)) => operations::resume(args).await,

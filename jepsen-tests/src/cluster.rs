@@ -10,6 +10,7 @@ use anyhow::{Context as _, ensure};
 use borough_proto::http_api::{ClusterStatus, headers};
 use tempfile::TempDir;
 
+use crate::callers::Callers;
 use crate::http::Http;
 use crate::process::run;
 use crate::proxy::{End, Links};
@@ -22,7 +23,7 @@ pub use node::{Identity, Node};
 pub use router::Router;
 
 /// From the start of a process to its ports being bound.
-const BIND_LIMIT: Duration = Duration::from_secs(30);
+pub const BIND_LIMIT: Duration = Duration::from_secs(30);
 /// From the last change of the cluster to all shards being whole.
 pub const HEAL_LIMIT: Duration = Duration::from_secs(90);
 /// A graceful stop: leaderships handed over, drained, flushed.
@@ -41,6 +42,8 @@ pub struct Options {
     pub routers: usize,
     /// Whether everything sent to a node passes a proxy that can hold, delay and break it ([`Links`]).
     pub links: bool,
+    /// Whether callers of routers pass proxies that can break their calls ([`Callers`]), and the seed of these.
+    pub callers: Option<u64>,
     /// Where directories and logs are kept; else they go when the cluster is dropped.
     pub dir: Option<PathBuf>,
 }
@@ -64,6 +67,7 @@ impl Default for Options {
             zones: Vec::new(),
             routers: 1,
             links: false,
+            callers: None,
             dir: None,
         }
     }
@@ -100,6 +104,7 @@ pub struct Cluster {
     /// In the order of their names, ended ones among them.
     pub nodes: Vec<Node>,
     pub links: Option<Links>,
+    pub callers: Option<Callers>,
     options: Options,
     dir: PathBuf,
     temporary: Option<TempDir>,
@@ -123,7 +128,8 @@ impl Cluster {
         let mut nodes: Vec<Node> = Vec::new();
         let mut seeds = Vec::new();
         for number in 1..=options.nodes {
-            let node = start_node(&dir, number, &seeds, &options, links.as_ref()).await?;
+            let mut node = prepare_node(&dir, number, &seeds, &options, links.as_ref())?;
+            node.launch().await?;
             if number == 1 {
                 init(&node.addr, options.shards, options.replicas).await?;
                 seeds.push(node.addr.clone());
@@ -136,7 +142,13 @@ impl Cluster {
         for number in 2..=options.routers {
             more_routers.push(start_router(&dir, number, &seeds, options.links).await?);
         }
-        let cluster = Self { router, more_routers, nodes, links, options, dir, temporary };
+        let mut callers = options.callers.map(Callers::new);
+        if let Some(callers) = &mut callers {
+            for router in std::iter::once(&router).chain(&more_routers) {
+                callers.attach(router.http.base())?;
+            }
+        }
+        let cluster = Self { router, more_routers, nodes, links, callers, options, dir, temporary };
         cluster.wait_whole(HEAL_LIMIT).await?;
         Ok(cluster)
     }
@@ -155,16 +167,33 @@ impl Cluster {
     /// # Errors
     /// As [`Node::start`].
     pub async fn add_node(&mut self) -> anyhow::Result<()> {
-        let seeds: Vec<String> =
-            self.nodes.iter().filter(|node| node.running()).map(|node| node.addr.clone()).collect();
-        let number = self.nodes.len() + 1;
-        let node = start_node(&self.dir, number, &seeds, &self.options, self.links.as_ref()).await?;
+        let mut node = self.another_node()?;
+        node.launch().await?;
         self.nodes.push(node);
         Ok(())
     }
 
+    /// One more node that is not started yet, and belongs behind the others.
+    ///
+    /// # Errors
+    /// As [`Node::prepare`].
+    pub fn another_node(&self) -> anyhow::Result<Node> {
+        let seeds: Vec<String> =
+            self.nodes.iter().filter(|node| node.running()).map(|node| node.addr.clone()).collect();
+        let number = self.nodes.len() + 1;
+        prepare_node(&self.dir, number, &seeds, &self.options, self.links.as_ref())
+    }
+
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// Where callers under test reach the routers: there, or at their proxies.
+    pub fn bases(&self) -> Vec<String> {
+        match &self.callers {
+            Some(callers) => callers.bases().to_vec(),
+            None => self.routers().map(|router| router.http.base().to_owned()).collect(),
+        }
     }
 
     pub fn routers(&self) -> impl Iterator<Item = &Router> {
@@ -301,7 +330,7 @@ impl Cluster {
     }
 }
 
-async fn start_node(
+fn prepare_node(
     dir: &Path,
     number: usize,
     seeds: &[String],
@@ -310,7 +339,7 @@ async fn start_node(
 ) -> anyhow::Result<Node> {
     let end = End::Node(u8::try_from(number).context("too many nodes")?);
     let on = links.map(|links| (links, end));
-    Node::start_on(dir, &format!("node-{number}"), seeds, &options.env_of(number), on).await
+    Node::prepare(dir, &format!("node-{number}"), seeds, &options.env_of(number), on)
 }
 
 async fn start_router(dir: &Path, number: usize, seeds: &[String], links: bool) -> anyhow::Result<Router> {

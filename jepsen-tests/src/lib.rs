@@ -7,14 +7,17 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `JEPSEN_BIN` | the binary to test; else the one in the target directory, built when it is missing or out of date |
+//! | `JEPSEN_OTHER_BIN` | another build of it, for the nemesis `upgrade` |
 //! | `BOROUGH_ENGINE` | handed on to the nodes |
 //! | `JEPSEN_CASE` | run only the cases whose name contains this |
 //! | `JEPSEN_KEEP` | keep the data directories and logs |
 
 pub mod binary;
+pub mod callers;
 pub mod cases;
 pub mod checker;
 pub mod cluster;
+pub mod failover;
 pub mod history;
 pub mod http;
 pub mod lister;
@@ -24,6 +27,7 @@ pub mod process;
 pub mod proxy;
 pub mod record;
 pub mod register;
+pub mod replicas;
 pub mod runner;
 pub mod stall;
 pub mod timeline;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use jepsen_tests::failover::{self, Failover};
 use jepsen_tests::nemesis::Nemesis;
 use jepsen_tests::runner::{Engine, Plan, Report, check_file, list, run, run_all, table};
 use jepsen_tests::workload::{Through, Workload};
@@ -33,6 +34,8 @@ struct Cli {
 enum Command {
     /// Every workload under every nemesis, and a table at the end
     All(AllArgs),
+    /// Kill leaders again and again, and tell how long their shards stood still
+    Failover(FailoverArgs),
     /// Judge the history of an earlier run again
     Check(CheckArgs),
 }
@@ -51,6 +54,9 @@ struct Common {
     /// Storage engine of the nodes, `sled` or `fjall`
     #[arg(long, value_parser = engine)]
     engine: Option<Engine>,
+    /// Another build of borough, for the nemesis `upgrade`; else JEPSEN_OTHER_BIN. See jepsen-tests/other-build
+    #[arg(long, value_name = "FILE")]
+    other_binary: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -94,6 +100,30 @@ struct CheckArgs {
     workload: Workload,
     /// Its `history.jsonl`
     history: PathBuf,
+}
+
+/// Exit codes: 0 the 99th percentile is within two election timeouts; 1 it is not, or the cluster did not come back;
+/// 130 interrupted.
+#[derive(Debug, Args)]
+struct FailoverArgs {
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    kills: u32,
+    /// Decides which shard's leader dies, and when
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(3..=15))]
+    nodes: u8,
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
+    shards: u32,
+    /// The nodes' longest election timeout, in milliseconds
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(200..))]
+    election_timeout_ms: u64,
+    /// Storage engine of the nodes, `sled` or `fjall`
+    #[arg(long, value_parser = engine)]
+    engine: Option<Engine>,
+    /// For `failover.jsonl`, a line a kill, and `failover.txt`
+    #[arg(long, value_name = "DIR", default_value = "target/jepsen/failover")]
+    artefacts: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -143,11 +173,14 @@ async fn carry_out(cli: Cli) -> ExitCode {
     let reports = match cli.command {
         Some(Command::All(AllArgs { only, common })) => {
             let length = Duration::from_secs(common.seconds);
-            let reports = run_all(length, common.seed, &only, common.artefacts, common.engine).await;
+            let reports =
+                run_all(length, common.seed, &only, common.artefacts, common.engine, common.other_binary)
+                    .await;
             println!("\n{}", table(&reports));
             reports
         }
         Some(Command::Check(args)) => return check(&args),
+        Some(Command::Failover(args)) => return measure(args).await,
         None => {
             let Some(workload) = cli.run.workload.filter(|_| !cli.run.list) else {
                 println!("{}", list());
@@ -159,6 +192,37 @@ async fn carry_out(cli: Cli) -> ExitCode {
         }
     };
     ExitCode::from(Report::exit_code(&reports))
+}
+
+/// `dir`, or the first of `dir.2`, `dir.3`… that is not there.
+fn fresh(dir: &std::path::Path) -> PathBuf {
+    let mut dirs = (1_u32..).map(|number| match number {
+        1 => dir.to_owned(),
+        _ => dir.with_extension(number.to_string()),
+    });
+    dirs.find(|dir| !dir.exists()).unwrap_or_else(|| dir.to_owned())
+}
+
+async fn measure(args: FailoverArgs) -> ExitCode {
+    let wanted = Failover {
+        kills: args.kills,
+        seed: args.seed,
+        nodes: usize::from(args.nodes),
+        shards: args.shards,
+        election_timeout: Duration::from_millis(args.election_timeout_ms),
+        engine: args.engine,
+        dir: fresh(&args.artefacts.join(format!("seed-{}", args.seed))),
+    };
+    match Box::pin(failover::run(&wanted)).await {
+        Ok(summary) => {
+            println!("{summary}");
+            if summary.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn check(args: &CheckArgs) -> ExitCode {
@@ -185,6 +249,7 @@ fn plan(workload: Workload, args: RunArgs) -> Plan {
         routers: usize::from(args.routers),
         artefacts: common.artefacts,
         engine: common.engine,
+        other_binary: common.other_binary,
         through: match (args.client, args.direct) {
             (_, true) => Through::Direct,
             (true, false) => Through::Client,

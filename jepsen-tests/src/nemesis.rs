@@ -1,7 +1,7 @@
 //! What goes wrong during a run, and when.
 //!
-//! The schedule follows from the seed alone; which node a fault meets also depends on who leads when it comes. Faults of
-//! several nemeses overlap. Everything is undone before the final reads.
+//! The schedule follows from the seed alone; which node a fault meets also depends on who leads when it comes. Each nemesis
+//! has a schedule of its own, and faults of several overlap. Everything is undone before the final reads.
 
 use std::time::Duration;
 
@@ -9,8 +9,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 mod director;
+mod field;
 mod membership;
 mod partitions;
+mod processes;
 
 pub use director::Director;
 
@@ -31,8 +33,10 @@ pub enum Nemesis {
     PartitionBridge,
     LinkDelay,
     LinkLoss,
+    CutCallers,
     Membership,
     RollingRestart,
+    Upgrade,
     Mix,
 }
 
@@ -48,6 +52,8 @@ pub enum Phase {
 pub struct Event {
     /// Since the begin of the load.
     pub at: Duration,
+    /// Which of the nemeses given it belongs to: each goes through its own events beside the others.
+    pub lane: usize,
     /// Number of the fault; its begin and end share it.
     pub fault: usize,
     pub nemesis: Nemesis,
@@ -57,7 +63,7 @@ pub struct Event {
 }
 
 impl Nemesis {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::None,
         Self::KillMinority,
         Self::KillLeader,
@@ -72,8 +78,10 @@ impl Nemesis {
         Self::PartitionBridge,
         Self::LinkDelay,
         Self::LinkLoss,
+        Self::CutCallers,
         Self::Membership,
         Self::RollingRestart,
+        Self::Upgrade,
         Self::Mix,
     ];
 
@@ -95,6 +103,8 @@ impl Nemesis {
             Self::LinkLoss => "link-loss",
             Self::Membership => "membership",
             Self::RollingRestart => "rolling-restart",
+            Self::Upgrade => "upgrade",
+            Self::CutCallers => "cut-callers",
             Self::Mix => "mix",
         }
     }
@@ -118,7 +128,11 @@ impl Nemesis {
             Self::LinkLoss => "connections between nodes and routers break at random",
             Self::Membership => "a node joins, another is drained and removed",
             Self::RollingRestart => "SIGTERM and a new start, node by node, router by router",
-            Self::Mix => "all of these at random",
+            Self::CutCallers => {
+                "connections of callers break before a request is whole, after it, or within its answer"
+            }
+            Self::Upgrade => "the same, with another build, and back later (--other-binary)",
+            Self::Mix => "all of these at random, one after the other; upgrade is not among them",
         }
     }
 
@@ -145,9 +159,21 @@ impl Nemesis {
             | Self::KillRouter
             | Self::Pause
             | Self::PauseLeader
+            | Self::CutCallers
             | Self::Membership
-            | Self::RollingRestart => false,
+            | Self::RollingRestart
+            | Self::Upgrade => false,
         }
+    }
+
+    /// Whether callers must pass proxies for it.
+    pub fn needs_callers(self) -> bool {
+        matches!(self, Self::CutCallers | Self::Mix)
+    }
+
+    /// Whether it takes another build.
+    pub fn needs_other_build(self) -> bool {
+        matches!(self, Self::Upgrade)
     }
 
     /// Fewest nodes with which it means anything.
@@ -169,6 +195,11 @@ impl Nemesis {
         matches!(self, Self::Membership | Self::RollingRestart)
     }
 
+    /// Whether it takes its time to begin.
+    pub fn takes_time(self) -> bool {
+        self.ends_by_itself() || self == Self::Upgrade
+    }
+
     /// How long a fault lasts, in milliseconds.
     fn length_ms(self) -> std::ops::Range<u64> {
         match self {
@@ -180,7 +211,9 @@ impl Nemesis {
             Self::PartitionMajority | Self::PartitionOneWay | Self::PartitionRing | Self::PartitionBridge => {
                 3000..9000
             }
-            Self::LinkDelay | Self::LinkLoss => 3000..7000,
+            Self::LinkDelay | Self::LinkLoss | Self::CutCallers => 3000..7000,
+            // From when all is of the other build.
+            Self::Upgrade => 2000..6000,
             // These take as long as they take.
             Self::Membership | Self::RollingRestart => 1000..2000,
         }
@@ -203,7 +236,14 @@ pub fn schedule(nemeses: &[Nemesis], seed: u64, length: Duration, nodes: usize) 
             let met = if nemesis == Nemesis::Mix { any(&mut rng, nodes) } else { nemesis };
             let lasts_ms = rng.random_range(met.length_ms()).min((end_ms / 2).max(500));
             let pick = rng.random();
-            let event = |phase, ms| Event { at: Duration::from_millis(ms), fault, nemesis: met, phase, pick };
+            let event = |phase, ms| Event {
+                at: Duration::from_millis(ms),
+                lane: number,
+                fault,
+                nemesis: met,
+                phase,
+                pick,
+            };
             events.extend([event(Phase::Begin, at_ms), event(Phase::End, at_ms + lasts_ms)]);
             fault += 1;
             at_ms += lasts_ms + rng.random_range(CALM_MS);
@@ -221,7 +261,8 @@ pub fn schedule(nemeses: &[Nemesis], seed: u64, length: Duration, nodes: usize) 
 fn any(rng: &mut StdRng, nodes: usize) -> Nemesis {
     let possible: Vec<Nemesis> = Nemesis::ALL
         .into_iter()
-        .filter(|nemesis| !matches!(nemesis, Nemesis::None | Nemesis::Mix) && nemesis.nodes_min() <= nodes)
+        .filter(|nemesis| !matches!(nemesis, Nemesis::None | Nemesis::Mix) && !nemesis.needs_other_build())
+        .filter(|nemesis| nemesis.nodes_min() <= nodes)
         .collect();
     let at = rng.random_range(0..possible.len().max(1));
     possible.get(at).copied().unwrap_or(Nemesis::KillLeader)
@@ -261,6 +302,20 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn each_nemesis_has_a_schedule_of_its_own_beside_the_others() {
+        let both = schedule(&[Nemesis::KillLeader, Nemesis::Membership], 7, MINUTE, 3);
+        let of_lane = |events: &[Event], lane: usize| -> Vec<(Duration, Nemesis, Phase, u64)> {
+            let of_lane = events.iter().filter(|event| event.lane == lane);
+            of_lane.map(|event| (event.at, event.nemesis, event.phase, event.pick)).collect()
+        };
+        let alone = schedule(&[Nemesis::KillLeader], 7, MINUTE, 3);
+        assert_eq!(of_lane(&both, 0), of_lane(&alone, 0));
+        assert!(of_lane(&both, 1).iter().all(|(_, nemesis, ..)| *nemesis == Nemesis::Membership));
+        let faults: std::collections::BTreeSet<usize> = both.iter().map(|event| event.fault).collect();
+        assert_eq!(faults.len() * 2, both.len(), "their numbers are distinct");
     }
 
     #[test]

@@ -22,9 +22,13 @@ pub struct Process {
     stderr: PathBuf,
 }
 
-/// `borough` with `args`, and with no `BOROUGH_*` variable of ours but a node's engine.
-fn command(args: &[String], env: &[(String, String)]) -> anyhow::Result<Command> {
-    let mut command = Command::new(binary::path()?);
+/// `borough` with `args`, and with no `BOROUGH_*` variable of ours but a node's engine; of another build than the one
+/// under test if `binary` is one.
+fn command(binary: Option<&Path>, args: &[String], env: &[(String, String)]) -> anyhow::Result<Command> {
+    let mut command = match binary {
+        Some(other) => Command::new(other),
+        None => Command::new(binary::path()?),
+    };
     for (name, _) in std::env::vars_os() {
         // Each is a setting to the binary; JEPSEN_BIN is none of its own.
         let engine = name == "BOROUGH_ENGINE" && args.first().is_some_and(|command| command == "node");
@@ -46,7 +50,7 @@ pub async fn run(
     input: &[u8],
     limit: Duration,
 ) -> anyhow::Result<Output> {
-    let mut child = command(args, env)?
+    let mut child = command(None, args, env)?
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -111,11 +115,25 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn start(name: &str, dir: &Path, args: &[String], env: &[(String, String)]) -> anyhow::Result<Self> {
+        Self::start_as(None, name, dir, args, env)
+    }
+
+    /// [`Process::start`] of another build.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_as(
+        binary: Option<&Path>,
+        name: &str,
+        dir: &Path,
+        args: &[String],
+        env: &[(String, String)],
+    ) -> anyhow::Result<Self> {
         let stdout = dir.join(format!("{name}.out"));
         let stderr = dir.join(format!("{name}.err"));
         keep(&stderr, dir, name)?;
         let create = |path: &Path| File::create(path).with_context(|| format!("create {}", path.display()));
-        let child = command(args, env)?
+        let child = command(binary, args, env)?
             .stdin(Stdio::null())
             .stdout(create(&stdout)?)
             .stderr(create(&stderr)?)
@@ -214,7 +232,8 @@ impl Process {
         .with_context(|| self.log_tail(20))
     }
 
-    fn whole_line(&self, prefix: &str) -> Option<String> {
+    /// What [`Process::line`] waits for, if it is there.
+    pub(crate) fn whole_line(&self, prefix: &str) -> Option<String> {
         let output = self.stdout();
         let (whole, _) = output.rsplit_once('\n')?;
         whole.lines().find_map(|line| line.strip_prefix(prefix)).map(|rest| rest.trim().to_owned())

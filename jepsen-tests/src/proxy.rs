@@ -106,8 +106,8 @@ impl Links {
     ///
     /// # Errors
     /// When no port can be bound.
-    pub async fn attach(&self, end: End, target: &str) -> anyhow::Result<String> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("bind a proxy")?;
+    pub fn attach(&self, end: End, target: &str) -> anyhow::Result<String> {
+        let listener = listener()?;
         let address = listener.local_addr().context("address of a proxy")?.to_string();
         let (shared, target) = (Arc::clone(&self.shared), target.to_owned());
         let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
@@ -177,6 +177,16 @@ impl Shared {
             let _ = changed.changed().await;
         }
     }
+}
+
+/// On a port of the system's choice.
+///
+/// # Errors
+/// When none can be bound.
+pub(crate) fn listener() -> anyhow::Result<TcpListener> {
+    let bound = std::net::TcpListener::bind("127.0.0.1:0").context("bind a proxy")?;
+    bound.set_nonblocking(true).context("bind a proxy")?;
+    TcpListener::from_std(bound).context("bind a proxy")
 }
 
 /// A connection, until it ends.

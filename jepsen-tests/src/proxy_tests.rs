@@ -17,7 +17,7 @@ async fn pair() -> Pair {
     let links = Links::default();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = listener.local_addr().unwrap().to_string();
-    let proxy = links.attach(WAY.1, &target).await.unwrap();
+    let proxy = links.attach(WAY.1, &target).unwrap();
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((WAY.0.outbound().unwrap(), 0).into()).unwrap();
     let client = socket.connect(proxy.parse().unwrap()).await.unwrap();

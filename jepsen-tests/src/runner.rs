@@ -15,6 +15,7 @@ use crate::checker;
 use crate::cluster::{Cluster, Options};
 use crate::nemesis::{Director, Nemesis, schedule};
 use crate::record::{Call, Kind, Record, Recorder, calls, write_edn};
+use crate::replicas;
 use crate::workload::{Site, Workload};
 
 mod judge;
@@ -44,8 +45,8 @@ struct Seen {
     faults: usize,
     /// Faults that could not be made, and why.
     missed: Vec<String>,
-    /// What the checker said.
-    judged: Option<String>,
+    /// What the checkers said.
+    judged: Vec<String>,
 }
 
 /// Carries a plan out. What it found is in the report; everything else in the report's directory.
@@ -62,7 +63,7 @@ pub async fn run(plan: &Plan) -> Report {
         Err(Failure::Harness(error)) => Verdict::Broken(format!("{error:#}")),
     };
     let report = Report::new(plan, verdict, &seen.records, seen.faults, seen.missed, Some(dir.clone()));
-    if let Err(error) = report::write(&report, &dir, &seen.records, seen.judged.as_deref()) {
+    if let Err(error) = report::write(&report, &dir, &seen.records, &seen.judged) {
         eprintln!("write the report into {}: {error:#}", dir.display());
     }
     if report.verdict == Verdict::Passed && std::env::var_os("JEPSEN_KEEP").is_none() {
@@ -92,20 +93,25 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
     let site =
         Site::prepare(plan.workload, &cluster, plan.through, recorder.clone(), plan.callers, plan.seed);
     let site = site.await.context("prepare the workload").map_err(harness)?;
-    let mut director = Director::new(recorder.clone());
-    let lived = live(plan, &mut cluster, &site, &mut director).await;
-    seen.faults = director.injected;
-    seen.missed = director.failures.clone();
+    let director = Director::new(recorder.clone(), plan.other_binary());
+    let lived = live(plan, &mut cluster, &site, &director).await;
+    seen.faults = director.injected();
+    seen.missed = director.failures();
+    let equal = match lived {
+        Ok(()) => replicas::compare(&cluster).await.map(Some),
+        Err(_) => Ok(None),
+    };
     let crashed = crashed(&mut cluster);
     let finished = recorder.finish().context("write the history").map_err(harness);
     seen.records = finished?;
     write_history(&seen.records, dir).map_err(harness)?;
     crashed.and(lived).map_err(Failure::Violation)?;
+    judge_equality(equal, plan, seen)?;
     // Dropped only here: a verdict on what was answered does not need it, its logs do.
     drop(cluster);
     let calls = calls(&seen.records).context("pair the calls of the history").map_err(harness)?;
     let judged = judge::judge(plan.workload, &calls);
-    seen.judged = Some(judged.to_string());
+    seen.judged.push(judged.to_string());
     let told = anyhow::anyhow!("{judged}");
     match judged.verdict {
         checker::Verdict::Valid => {}
@@ -117,6 +123,24 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
         return Err(Failure::Violation(anyhow::anyhow!("answers break the contract: {}", faults.join("; "))));
     }
     enough(plan, &calls, &director).map_err(harness)
+}
+
+/// What the comparison of replicas at rest means for the run.
+fn judge_equality(
+    equal: anyhow::Result<Option<checker::Report>>,
+    plan: &Plan,
+    seen: &mut Seen,
+) -> Result<(), Failure> {
+    let Some(equal) = equal.context("compare replicas").map_err(Failure::Violation)? else { return Ok(()) };
+    seen.judged.push(equal.to_string());
+    let told = anyhow::anyhow!("{equal}");
+    match equal.verdict {
+        checker::Verdict::Valid => Ok(()),
+        checker::Verdict::Invalid(_) => Err(Failure::Violation(told)),
+        // One node has nothing to compare with.
+        checker::Verdict::Unknown(_) if plan.nodes == 1 => Ok(()),
+        checker::Verdict::Unknown(_) => Err(Failure::Harness(told)),
+    }
 }
 
 fn options(plan: &Plan, dir: &Path) -> Options {
@@ -134,6 +158,7 @@ fn options(plan: &Plan, dir: &Path) -> Options {
         env,
         routers: plan.routers,
         links: plan.nemeses.iter().any(|nemesis| nemesis.needs_links()),
+        callers: plan.nemeses.iter().any(|nemesis| nemesis.needs_callers()).then_some(plan.seed),
         dir: Some(dir.to_owned()),
         ..Options::default()
     }
@@ -144,7 +169,7 @@ async fn live(
     plan: &Plan,
     cluster: &mut Cluster,
     site: &Arc<Site>,
-    director: &mut Director,
+    director: &Director,
 ) -> anyhow::Result<()> {
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     for number in 0..plan.callers {
@@ -201,7 +226,7 @@ fn enough(plan: &Plan, calls: &[Call], director: &Director) -> anyhow::Result<()
     let read = |call: &Call| call.f == plan.workload.read_function() && call.end == Kind::Ok;
     ensure!(calls.iter().any(read), "no read succeeded");
     let quiet = plan.nemeses.iter().all(|nemesis| *nemesis == Nemesis::None);
-    ensure!(quiet || director.injected > 0, "no fault took effect: {}", director.failures.join("; "));
+    ensure!(quiet || director.injected() > 0, "no fault took effect: {}", director.failures().join("; "));
     Ok(())
 }
 

@@ -277,7 +277,7 @@ impl Site {
 }
 
 fn callers_of(cluster: &Cluster, limit: Duration) -> anyhow::Result<Vec<Http>> {
-    cluster.routers().map(|router| Http::with_limit(router.http.base(), limit)).collect()
+    cluster.bases().iter().map(|base| Http::with_limit(base, limit)).collect()
 }
 
 /// The keys of registers change as time goes by: deciding one takes time exponential in its calls of unknown outcome.

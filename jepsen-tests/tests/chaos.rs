@@ -47,3 +47,8 @@ async fn resent_writes_apply_once_over_lossy_links() -> anyhow::Result<()> {
 async fn listings_are_complete_while_nodes_come_and_go() -> anyhow::Result<()> {
     passes(Workload::Scan, &[Nemesis::Membership], 14).await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn increments_cut_in_the_middle_count_once_while_leaders_die() -> anyhow::Result<()> {
+    passes(Workload::Counter, &[Nemesis::CutCallers, Nemesis::KillLeader], 15).await
+}

@@ -236,6 +236,9 @@ pub struct ClusterStatus {
 pub struct NodeStatus {
     pub id: u64,
     pub addr: String,
+    /// Of its admin pages, `host:port` as it was bound; empty when the cluster is of an older version.
+    #[serde(default)]
+    pub admin_addr: String,
     pub zone: String,
     pub version: String,
     /// `up`, `suspect`, `down`, `draining` or `removed`.

@@ -17,6 +17,7 @@ pub mod limits;
 #[cfg(feature = "openapi")]
 pub mod openapi;
 pub mod place;
+pub mod replicas;
 pub mod session;
 
 /// The generated protobuf messages and gRPC services of `proto/borough/v1`.

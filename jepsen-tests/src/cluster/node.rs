@@ -46,6 +46,10 @@ pub struct Node {
     pub admin: String,
     join: Vec<String>,
     env: Vec<(String, String)>,
+    /// Of another build, to start next time; the one under test when there is none.
+    pub binary: Option<PathBuf>,
+    /// It was told to end.
+    stopping: bool,
     pub(super) process: Option<Process>,
 }
 
@@ -65,14 +69,16 @@ impl Node {
         join: &[String],
         env: &[(String, String)],
     ) -> anyhow::Result<Self> {
-        Self::start_on(dir, name, join, env, None).await
+        let mut node = Self::prepare(dir, name, join, env, None)?;
+        node.launch().await?;
+        Ok(node)
     }
 
-    /// [`Node::start`] of the node that is `end` of `links`.
+    /// A node that has an address and is not started yet.
     ///
     /// # Errors
-    /// As [`Node::start`].
-    pub async fn start_on(
+    /// When there is no address for it.
+    pub fn prepare(
         dir: &Path,
         name: &str,
         join: &[String],
@@ -81,10 +87,10 @@ impl Node {
     ) -> anyhow::Result<Self> {
         let listen = kept_address()?;
         let addr = match on {
-            Some((links, end)) => links.attach(end, &listen).await?,
+            Some((links, end)) => links.attach(end, &listen)?,
             None => listen.clone(),
         };
-        let mut node = Self {
+        Ok(Self {
             name: name.to_owned(),
             dir: dir.to_owned(),
             data_dir: dir.join(name),
@@ -95,10 +101,10 @@ impl Node {
             admin: String::new(),
             join: join.to_vec(),
             env: env.to_vec(),
+            binary: None,
+            stopping: false,
             process: None,
-        };
-        node.launch().await?;
-        Ok(node)
+        })
     }
 
     /// Starts it again on its data directory and its old address.
@@ -106,6 +112,29 @@ impl Node {
     /// # Errors
     /// As [`Node::start`].
     pub async fn launch(&mut self) -> anyhow::Result<()> {
+        self.spawn()?;
+        let what = format!("{} to bind", self.name);
+        let bound = until(BIND_LIMIT, &what, || {
+            let looked = self.look_bound();
+            async move {
+                // Ended for good: what comes next would only hide it.
+                looked.map_or_else(|ended| Ok(Err(ended)), |bound| bound.map(Ok))
+            }
+        })
+        .await
+        .and_then(|bound| bound);
+        if let Err(error) = bound {
+            let tail = self.process.take().map(|process| process.log_tail(30));
+            return Err(error.context(tail.unwrap_or_default()));
+        }
+        Ok(())
+    }
+
+    /// Starts its process, and does not wait.
+    ///
+    /// # Errors
+    /// When it runs already or cannot be started.
+    pub fn spawn(&mut self) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "{} still runs", self.name);
         let data_dir = self.data_dir.to_string_lossy().into_owned();
         let mut args = strings(&[
@@ -124,29 +153,32 @@ impl Node {
         if !self.join.is_empty() {
             args.extend(["--join".to_owned(), self.join.join(",")]);
         }
-        let mut process = Process::start(&self.name, &self.dir, &args, &self.env)?;
-        let (path, pid) = (self.data_dir.join("runtime.json"), process.pid());
-        let what = format!("{} to bind", self.name);
-        let bound: anyhow::Result<Runtime> = until(BIND_LIMIT, &what, || {
-            let looked = process.ended().map(|ended| (ended, read_json::<Runtime>(&path)));
-            async move {
-                let (ended, runtime) = looked?;
-                if let Some(status) = ended {
-                    // Ended for good: what comes next would only hide it.
-                    return Ok(Err(anyhow::anyhow!("it ended: {status}")));
-                }
-                let runtime = runtime?;
-                // A file of the process before is not yet the new one's.
-                ensure!(runtime.pid == pid, "runtime.json is of process {}", runtime.pid);
-                Ok(Ok(runtime))
-            }
-        })
-        .await
-        .and_then(|bound| bound);
-        let runtime = bound.with_context(|| process.log_tail(30))?;
-        (self.addr, self.admin) = (runtime.addr, runtime.admin);
+        let process = Process::start_as(self.binary.as_deref(), &self.name, &self.dir, &args, &self.env)?;
+        self.stopping = false;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// Whether the process that was started is bound by now: inside, why it is not yet.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn look_bound(&mut self) -> anyhow::Result<anyhow::Result<()>> {
+        let process = self.process.as_mut().context("it does not run")?;
+        if let Some(status) = process.ended()? {
+            anyhow::bail!("it ended: {status}");
+        }
+        let pid = process.pid();
+        let runtime = match read_json::<Runtime>(&self.data_dir.join("runtime.json")) {
+            Ok(runtime) => runtime,
+            Err(error) => return Ok(Err(error)),
+        };
+        // A file of the process before is not yet the new one's.
+        if runtime.pid != pid {
+            return Ok(Err(anyhow::anyhow!("runtime.json is of process {}", runtime.pid)));
+        }
+        (self.addr, self.admin) = (runtime.addr, runtime.admin);
+        Ok(Ok(()))
     }
 
     /// Who it is, once it has joined.
@@ -188,9 +220,15 @@ impl Node {
     /// `kill -9`.
     ///
     /// # Errors
-    /// When it does not run.
+    /// When it does not run, or has ended without having been told to.
     pub fn kill(&mut self) -> anyhow::Result<()> {
-        self.process()?.kill()?;
+        let (stopping, name) = (self.stopping, self.name.clone());
+        let process = self.process()?;
+        if let Some(status) = process.ended()?.filter(|_| !stopping) {
+            // Left as it is: the run is to find it.
+            anyhow::bail!("{name} ended by itself, {status}");
+        }
+        process.kill()?;
         self.process = None;
         Ok(())
     }
@@ -206,11 +244,36 @@ impl Node {
         Ok(ended)
     }
 
+    /// SIGTERM, and does not wait.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        self.stopping = true;
+        self.signal(Signal::SIGTERM)
+    }
+
+    /// Whether the process of this id is gone by now.
+    ///
+    /// # Errors
+    /// Of the system call.
+    pub fn look_ended(&mut self, pid: u32) -> anyhow::Result<bool> {
+        let Some(process) = self.process.as_mut().filter(|process| process.pid() == pid) else {
+            return Ok(true);
+        };
+        if process.ended()?.is_some() {
+            self.process = None;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
     /// SIGTERM, and waits for the end.
     ///
     /// # Errors
     /// When it does not end in time.
     pub async fn terminate(&mut self) -> anyhow::Result<ExitStatus> {
+        self.stopping = true;
         let process = self.process()?;
         let ended = process.terminate(STOP_LIMIT).await.with_context(|| process.log_tail(30));
         if ended.is_ok() {

@@ -10,6 +10,9 @@ use super::{BIND_LIMIT, STOP_LIMIT, kept_address, strings};
 use crate::http::Http;
 use crate::process::Process;
 
+/// How its line begins that tells where it listens.
+const LISTENING: &str = "listening: ";
+
 /// A router's process.
 #[derive(Debug)]
 pub struct Router {
@@ -18,6 +21,8 @@ pub struct Router {
     listen: String,
     seeds: Vec<String>,
     args: Vec<String>,
+    /// Of another build, to start next time; the one under test when there is none.
+    pub binary: Option<PathBuf>,
     pub(super) process: Option<Process>,
     pub http: Http,
 }
@@ -40,7 +45,7 @@ impl Router {
         let http = Http::new(&format!("http://{listen}"))?;
         let (name, dir) = (name.to_owned(), dir.to_owned());
         let (seeds, args) = (seeds.to_vec(), strings(args));
-        let mut router = Self { name, dir, listen, seeds, args, process: None, http };
+        let mut router = Self { name, dir, listen, seeds, args, binary: None, process: None, http };
         router.launch().await?;
         Ok(router)
     }
@@ -50,17 +55,49 @@ impl Router {
     /// # Errors
     /// As [`Router::start`].
     pub async fn launch(&mut self) -> anyhow::Result<()> {
+        self.spawn()?;
+        let process = self.process.as_mut().context("the router does not run")?;
+        match process.line(LISTENING, BIND_LIMIT).await {
+            Ok(base) => self.listens(&base),
+            Err(error) => {
+                self.process = None;
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts its process, and does not wait.
+    ///
+    /// # Errors
+    /// When it runs already or cannot be started.
+    pub fn spawn(&mut self) -> anyhow::Result<()> {
         ensure!(self.process.is_none(), "the router still runs");
         let mut args = strings(&["router", "--listen", &self.listen, "--nodes", &self.seeds.join(",")]);
         args.extend_from_slice(&self.args);
-        let mut process = Process::start(&self.name, &self.dir, &args, &[])?;
-        let base = process.line("listening: ", BIND_LIMIT).await?;
-        let address = base.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        if self.http.base() != base {
-            self.http = Http::new(&base)?;
+        self.process = Some(Process::start_as(self.binary.as_deref(), &self.name, &self.dir, &args, &[])?);
+        Ok(())
+    }
+
+    /// Whether the process that was started listens by now.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn look_bound(&mut self) -> anyhow::Result<bool> {
+        let process = self.process.as_mut().context("the router does not run")?;
+        if let Some(status) = process.ended()? {
+            anyhow::bail!("the router ended: {status}: {}", process.log_tail(20));
         }
-        self.listen = address;
-        self.process = Some(process);
+        match process.whole_line(LISTENING) {
+            Some(base) => self.listens(&base).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    fn listens(&mut self, base: &str) -> anyhow::Result<()> {
+        base.trim_start_matches("http://").trim_end_matches('/').clone_into(&mut self.listen);
+        if self.http.base() != base {
+            self.http = Http::new(base)?;
+        }
         Ok(())
     }
 
@@ -87,6 +124,25 @@ impl Router {
     /// When it does not run.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         self.process.take().context("the router does not run")?.kill()
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// Whether the process of this id is gone by now.
+    ///
+    /// # Errors
+    /// Of the system call.
+    pub fn look_ended(&mut self, pid: u32) -> anyhow::Result<bool> {
+        let Some(process) = self.process.as_mut().filter(|process| process.pid() == pid) else {
+            return Ok(true);
+        };
+        if process.ended()?.is_some() {
+            self.process = None;
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// SIGTERM, and waits for the end.

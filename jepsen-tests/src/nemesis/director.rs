@@ -1,74 +1,117 @@
 //! Carries a schedule out on a running cluster, takes every fault down, and undoes it.
+//!
+//! Each nemesis goes through its own schedule beside the others, so faults of several overlap whatever each takes. Only
+//! what changes every node in turn, or who belongs to the cluster, is one at a time: two of these would wait for each other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use borough_proto::http_api::ClusterStatus;
+use futures::future::try_join_all;
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
+use super::field::Field;
+use super::processes::{
+    DoesNotStart, choose, kill, kill_router, launch, launch_router, restart, restart_router, roll,
+};
 use super::{Event, Nemesis, Phase, membership, partitions};
-use crate::cluster::{Cluster, HEAL_LIMIT, status};
+use crate::cluster::{Cluster, HEAL_LIMIT};
 use crate::record::{Kind, NEMESIS, Recorder};
 use crate::wait::until;
 
 /// For a router to tell who leads, while other faults last.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
-/// For a node that was stopped to have its shards again.
-const REST_LIMIT: Duration = Duration::from_secs(30);
 
 /// How a fault is undone.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Undo {
     /// Positions of nodes that were killed.
     Launch(Vec<usize>),
     Resume(usize),
     LaunchRouter(usize),
     Links,
+    Callers,
+    /// Everything goes back to the build under test.
+    Build,
+}
+
+/// What has been done so far.
+#[derive(Debug, Default)]
+struct Done {
+    open: BTreeMap<usize, (Nemesis, Undo)>,
+    paused: BTreeSet<usize>,
+    injected: usize,
+    failures: Vec<String>,
 }
 
 /// Makes the faults of a run.
 #[derive(Debug)]
 pub struct Director {
     recorder: Recorder,
-    open: BTreeMap<usize, (Nemesis, Undo)>,
-    paused: BTreeSet<usize>,
-    /// Faults that took effect.
-    pub injected: usize,
-    /// Why others did not.
-    pub failures: Vec<String>,
+    /// For `upgrade`.
+    other_binary: Option<PathBuf>,
+    done: Mutex<Done>,
+    /// Held by what goes through all nodes.
+    in_turn: tokio::sync::Mutex<()>,
 }
 
 impl Director {
-    pub fn new(recorder: Recorder) -> Self {
-        let (open, paused, failures) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
-        Self { recorder, open, paused, injected: 0, failures }
+    pub fn new(recorder: Recorder, other_binary: Option<PathBuf>) -> Self {
+        Self { recorder, other_binary, done: Mutex::default(), in_turn: tokio::sync::Mutex::default() }
+    }
+
+    fn done<T>(&self, work: impl FnOnce(&mut Done) -> T) -> T {
+        work(&mut self.done.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Faults that took effect.
+    pub fn injected(&self) -> usize {
+        self.done(|done| done.injected)
+    }
+
+    /// Why others did not.
+    pub fn failures(&self) -> Vec<String> {
+        self.done(|done| done.failures.clone())
     }
 
     /// Carries out the schedule, and waits for the end of the run.
     ///
     /// # Errors
     /// What the cluster should have survived: a node or router that does not start again.
-    pub async fn run(
-        &mut self,
-        cluster: &mut Cluster,
-        events: &[Event],
+    pub async fn run(&self, cluster: &mut Cluster, events: &[Event], length: Duration) -> anyhow::Result<()> {
+        let (field, started) = (Field::new(cluster), Instant::now());
+        let lanes: BTreeSet<usize> = events.iter().map(|event| event.lane).collect();
+        let lanes = lanes.into_iter().map(|lane| {
+            let events: Vec<&Event> = events.iter().filter(|event| event.lane == lane).collect();
+            self.run_lane(&field, events, started, length)
+        });
+        try_join_all(lanes).await?;
+        tokio::time::sleep_until((started + length).into()).await;
+        Ok(())
+    }
+
+    /// One nemesis' part of the schedule.
+    async fn run_lane(
+        &self,
+        field: &Field<'_>,
+        events: Vec<&Event>,
+        started: Instant,
         length: Duration,
     ) -> anyhow::Result<()> {
-        let started = Instant::now();
         for event in events {
             tokio::time::sleep_until((started + event.at.min(length)).into()).await;
             match event.phase {
                 // Behind the schedule: what ends a fault counts, what begins one comes too late.
                 Phase::Begin if started.elapsed() > length => {}
-                Phase::Begin => self.begin(cluster, event).await,
-                Phase::End => self.end(cluster, event.fault).await?,
+                Phase::Begin => Box::pin(self.begin(field, event)).await?,
+                Phase::End => Box::pin(self.end(field, event.fault)).await?,
             }
         }
-        tokio::time::sleep_until((started + length).into()).await;
         Ok(())
     }
 
@@ -76,47 +119,60 @@ impl Director {
         self.recorder.end(NEMESIS, Kind::Info, f, "", value, error);
     }
 
-    async fn begin(&mut self, cluster: &mut Cluster, event: &Event) {
+    async fn begin(&self, field: &Field<'_>, event: &Event) -> anyhow::Result<()> {
         let (name, fault) = (event.nemesis.name(), event.fault);
-        let whole = event.nemesis.ends_by_itself();
-        if whole {
+        let long = event.nemesis.takes_time();
+        if long {
             self.record(name, json!({"phase": "start", "fault": fault}), None);
         }
-        let phase = if whole { "end" } else { "start" };
-        match Box::pin(self.inject(cluster, event)).await {
+        let phase = match (long, event.nemesis.ends_by_itself()) {
+            (_, true) => "end",
+            (true, false) => "done",
+            (false, false) => "start",
+        };
+        match Box::pin(self.inject(field, event)).await {
             Ok((undo, met)) => {
-                self.injected += 1;
+                self.done(|done| {
+                    done.injected += 1;
+                    if let Some(undo) = undo {
+                        done.open.insert(fault, (event.nemesis, undo));
+                    }
+                });
                 self.record(name, json!({"phase": phase, "fault": fault, "met": met}), None);
-                if let Some(undo) = undo {
-                    self.open.insert(fault, (event.nemesis, undo));
-                }
+                Ok(())
             }
             Err(error) => {
-                let error = format!("{error:#}");
-                self.failures.push(format!("{name}: {error}"));
-                let phase = if whole { "end" } else { "failed" };
-                self.record(name, json!({"phase": phase, "fault": fault}), Some(error));
+                let told = format!("{error:#}");
+                self.done(|done| done.failures.push(format!("{name}: {told}")));
+                let phase = if long { phase } else { "failed" };
+                self.record(name, json!({"phase": phase, "fault": fault}), Some(told));
+                if error.is::<DoesNotStart>() { Err(error.context(name)) } else { Ok(()) }
             }
         }
     }
 
-    async fn end(&mut self, cluster: &mut Cluster, fault: usize) -> anyhow::Result<()> {
-        let Some((nemesis, undo)) = self.open.remove(&fault) else { return Ok(()) };
+    async fn end(&self, field: &Field<'_>, fault: usize) -> anyhow::Result<()> {
+        let Some((nemesis, undo)) = self.done(|done| done.open.remove(&fault)) else { return Ok(()) };
+        let mut ended = json!({"phase": "end", "fault": fault});
         match undo {
             Undo::Launch(nodes) => {
                 for node in nodes {
-                    launch(cluster, node).await?;
+                    launch(field, node).await?;
                 }
             }
-            Undo::Resume(node) => self.resume(cluster, node)?,
-            Undo::LaunchRouter(at) => launch_router(cluster, at).await?,
-            Undo::Links => {
-                if let Some(links) = &cluster.links {
-                    links.clear(fault);
-                }
+            Undo::Resume(node) => self.resume(field, node)?,
+            Undo::LaunchRouter(at) => launch_router(field, at).await?,
+            Undo::Links => field.with(|cluster| cluster.links.iter().for_each(|links| links.clear(fault))),
+            Undo::Callers => {
+                let cuts = field.with(|cluster| {
+                    let callers = cluster.callers.as_ref();
+                    callers.inspect(|callers| callers.clear(fault)).map(crate::callers::Callers::cuts)
+                });
+                ended = json!({"phase": "end", "fault": fault, "callsCutSoFar": cuts});
             }
+            Undo::Build => self.back_to_own_build(field).await?,
         }
-        self.record(nemesis.name(), json!({"phase": "end", "fault": fault}), None);
+        self.record(nemesis.name(), ended, None);
         Ok(())
     }
 
@@ -124,213 +180,149 @@ impl Director {
     ///
     /// # Errors
     /// What does not start again or does not become whole.
-    pub async fn heal(&mut self, cluster: &mut Cluster) -> anyhow::Result<()> {
-        for fault in self.open.keys().copied().collect::<Vec<_>>() {
-            self.end(cluster, fault).await?;
+    pub async fn heal(&self, cluster: &mut Cluster) -> anyhow::Result<()> {
+        let field = Field::new(cluster);
+        for fault in self.done(|done| done.open.keys().copied().collect::<Vec<_>>()) {
+            Box::pin(self.end(&field, fault)).await?;
         }
-        if let Some(links) = &cluster.links {
-            links.heal();
-        }
+        field.with(|cluster| {
+            cluster.links.iter().for_each(crate::proxy::Links::heal);
+            cluster.callers.iter().for_each(crate::callers::Callers::heal);
+        });
         self.record("heal", json!({"phase": "start"}), None);
-        for node in 0..cluster.nodes.len() {
-            launch(cluster, node).await?;
+        for node in 0..field.with(|cluster| cluster.nodes.len()) {
+            launch(&field, node).await?;
         }
-        membership::finish(cluster).await.context("finish drains")?;
+        membership::finish(&field).await.context("finish drains")?;
         cluster.wait_whole(HEAL_LIMIT).await?;
         self.record("heal", json!({"phase": "end"}), None);
         Ok(())
     }
 
-    fn resume(&mut self, cluster: &Cluster, node: usize) -> anyhow::Result<()> {
-        self.paused.remove(&node);
-        match cluster.nodes.get(node).filter(|node| node.running()) {
+    fn resume(&self, field: &Field<'_>, at: usize) -> anyhow::Result<()> {
+        self.done(|done| done.paused.remove(&at));
+        field.with(|cluster| match cluster.nodes.get(at).filter(|node| node.running()) {
             Some(node) => node.signal(Signal::SIGCONT),
             // Killed meanwhile by another fault.
             None => Ok(()),
-        }
+        })
     }
 
     /// Nodes that run and are not paused.
-    fn awake(&self, cluster: &Cluster) -> Vec<usize> {
-        let running = cluster.nodes.iter().enumerate().filter(|(_, node)| node.running());
-        running.map(|(at, _)| at).filter(|at| !self.paused.contains(at)).collect()
+    fn awake(&self, field: &Field<'_>) -> Vec<usize> {
+        let running = field.running();
+        self.done(|done| running.into_iter().filter(|at| !done.paused.contains(at)).collect())
     }
 
-    async fn inject(
-        &mut self,
-        cluster: &mut Cluster,
-        event: &Event,
-    ) -> anyhow::Result<(Option<Undo>, Value)> {
+    async fn inject(&self, field: &Field<'_>, event: &Event) -> anyhow::Result<(Option<Undo>, Value)> {
         let mut rng = StdRng::seed_from_u64(event.pick);
-        let awake = self.awake(cluster);
+        let killed = |nodes: Vec<usize>| kill(field, &nodes).map(|met| (Some(Undo::Launch(nodes)), met));
         match event.nemesis {
             Nemesis::None | Nemesis::Mix => anyhow::bail!("no fault of its own"),
             Nemesis::KillMinority => {
-                let count = (cluster.nodes.iter().filter(|node| !node.retired).count() - 1) / 2;
-                kill(cluster, choose(&mut rng, &awake, count.max(1))?)
+                let members = field.with(|cluster| cluster.nodes.iter().filter(|node| !node.retired).count());
+                let count = members.saturating_sub(1) / 2;
+                killed(choose(&mut rng, &self.awake(field), count.max(1))?)
             }
-            Nemesis::KillAll => kill(cluster, awake),
-            Nemesis::KillLeader => {
-                let leader = self.leader(cluster, &mut rng).await?;
-                kill(cluster, vec![leader])
-            }
+            Nemesis::KillAll => killed(self.awake(field)),
+            Nemesis::KillLeader => killed(vec![self.leader(field, &mut rng).await?]),
             Nemesis::KillMeta => {
-                let leader = until(STATUS_LIMIT, "a meta leader", || cluster.meta_leader()).await?;
-                kill(cluster, vec![position(cluster, leader)?])
+                killed(vec![until(STATUS_LIMIT, "a meta leader", || field.meta_leader()).await?])
             }
-            Nemesis::KillRouter => kill_router(cluster, &mut rng),
+            Nemesis::KillRouter => {
+                let at = kill_router(field, &mut rng)?;
+                Ok((Some(Undo::LaunchRouter(at)), json!(format!("router-{}", at + 1))))
+            }
             Nemesis::Pause => {
-                let node = choose(&mut rng, &awake, 1)?;
-                self.pause(cluster, *node.first().context("no node")?)
+                let node = choose(&mut rng, &self.awake(field), 1)?;
+                self.pause(field, *node.first().context("no node")?)
             }
             Nemesis::PauseLeader => {
-                let leader = self.leader(cluster, &mut rng).await?;
-                self.pause(cluster, leader)
+                let leader = self.leader(field, &mut rng).await?;
+                self.pause(field, leader)
             }
             Nemesis::PartitionMajority
             | Nemesis::PartitionOneWay
             | Nemesis::PartitionRing
             | Nemesis::PartitionBridge
             | Nemesis::LinkDelay
-            | Nemesis::LinkLoss => {
+            | Nemesis::LinkLoss => field.with(|cluster| {
                 let (rules, met) = partitions::rules(event.nemesis, cluster, &mut rng)?;
                 cluster.links.as_ref().context("links have no proxies")?.set(event.fault, rules);
                 Ok((Some(Undo::Links), met))
+            }),
+            Nemesis::CutCallers => {
+                let share = rng.random_range(0.02..0.25);
+                field.with(|cluster| {
+                    cluster.callers.as_ref().context("callers have no proxies")?.set(event.fault, share);
+                    Ok((Some(Undo::Callers), json!({"ofCalls": share})))
+                })
             }
             Nemesis::Membership => {
-                let met = membership::replace_one(cluster, &awake, &mut rng).await?;
+                let _in_turn = self.in_turn.lock().await;
+                let met = membership::replace_one(field, &self.awake(field), &mut rng).await?;
                 Ok((None, met))
             }
             Nemesis::RollingRestart => {
-                let met = restart_all(cluster, &awake).await?;
+                let _in_turn = self.in_turn.lock().await;
+                let met = roll(field, &self.awake(field), None).await?;
                 Ok((None, met))
+            }
+            Nemesis::Upgrade => {
+                let _in_turn = self.in_turn.lock().await;
+                let binary = self.other_binary.as_deref().context("there is no other build")?;
+                // Before it begins: what is done in part must be undone as well.
+                self.done(|done| done.open.insert(event.fault, (event.nemesis, Undo::Build)));
+                let awake = self.awake(field);
+                let nodes = choose(&mut rng, &awake, awake.len())?;
+                let met = roll(field, &nodes, Some(binary)).await?;
+                Ok((Some(Undo::Build), met))
             }
         }
     }
 
+    /// Restarts, one by one, what is of another build.
+    async fn back_to_own_build(&self, field: &Field<'_>) -> anyhow::Result<()> {
+        let _in_turn = self.in_turn.lock().await;
+        for at in 0..field.with(|cluster| cluster.nodes.len()) {
+            if field.with(|cluster| cluster.nodes.get(at).is_some_and(|node| node.binary.is_some())) {
+                restart(field, at, None).await?;
+                // Under other faults it may not be well in time; the end of the run waits for that.
+                let _ = field.rest().await;
+            }
+        }
+        for at in 0..field.with(|cluster| cluster.routers().count()) {
+            let other = |cluster: &mut Cluster| {
+                cluster.routers().nth(at).is_some_and(|router| router.binary.is_some())
+            };
+            if field.with(other) {
+                restart_router(field, at, None).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// The leader of a random shard, as long as it is awake.
-    async fn leader(&self, cluster: &Cluster, rng: &mut StdRng) -> anyhow::Result<usize> {
+    async fn leader(&self, field: &Field<'_>, rng: &mut StdRng) -> anyhow::Result<usize> {
         let pick: usize = rng.random_range(0..usize::MAX);
         until(STATUS_LIMIT, "a leader", || async {
-            let status = any_status(cluster).await?;
+            let status = field.status().await?;
             let leaders: Vec<u64> = status.shards.iter().filter_map(|shard| shard.leader).collect();
             let leader = leaders.get(pick % leaders.len().max(1)).context("no shard has a leader")?;
-            let at = position(cluster, *leader)?;
-            let awake =
-                cluster.nodes.get(at).is_some_and(|node| node.running()) && !self.paused.contains(&at);
-            ensure!(awake, "node {leader} is away already");
+            let at = field.position(*leader)?;
+            ensure!(self.awake(field).contains(&at), "node {leader} is away already");
             Ok(at)
         })
         .await
     }
 
-    fn pause(&mut self, cluster: &Cluster, at: usize) -> anyhow::Result<(Option<Undo>, Value)> {
-        let node = cluster.nodes.get(at).context("no such node")?;
-        node.signal(Signal::SIGSTOP)?;
-        self.paused.insert(at);
-        Ok((Some(Undo::Resume(at)), json!(node.name())))
+    fn pause(&self, field: &Field<'_>, at: usize) -> anyhow::Result<(Option<Undo>, Value)> {
+        let name = field.with(|cluster| {
+            let node = cluster.nodes.get(at).context("no such node")?;
+            node.signal(Signal::SIGSTOP)?;
+            anyhow::Ok(node.name().to_owned())
+        })?;
+        self.done(|done| done.paused.insert(at));
+        Ok((Some(Undo::Resume(at)), json!(name)))
     }
-}
-
-/// The status document, from whichever router answers.
-pub async fn any_status(cluster: &Cluster) -> anyhow::Result<ClusterStatus> {
-    let mut last = anyhow::anyhow!("no router runs");
-    for router in cluster.routers().filter(|router| router.running()) {
-        match tokio::time::timeout(Duration::from_secs(2), status(&router.http)).await {
-            Ok(Ok(status)) => return Ok(status),
-            Ok(Err(error)) => last = error,
-            Err(_) => last = anyhow::anyhow!("a router does not answer"),
-        }
-    }
-    Err(last.context("status document"))
-}
-
-/// Where the node of this id stands.
-pub fn position(cluster: &Cluster, id: u64) -> anyhow::Result<usize> {
-    let of_id = |node: &crate::cluster::Node| node.identity().is_ok_and(|identity| identity.node == id);
-    cluster.nodes.iter().position(of_id).with_context(|| format!("no node has id {id}"))
-}
-
-/// `count` of `from`.
-pub fn choose(rng: &mut StdRng, from: &[usize], count: usize) -> anyhow::Result<Vec<usize>> {
-    ensure!(!from.is_empty(), "no node is awake");
-    let mut left = from.to_vec();
-    let mut chosen = Vec::new();
-    while chosen.len() < count && !left.is_empty() {
-        chosen.push(left.swap_remove(rng.random_range(0..left.len())));
-    }
-    Ok(chosen)
-}
-
-fn kill(cluster: &mut Cluster, nodes: Vec<usize>) -> anyhow::Result<(Option<Undo>, Value)> {
-    ensure!(!nodes.is_empty(), "no node is awake");
-    let mut names = Vec::new();
-    for &at in &nodes {
-        let node = cluster.nodes.get_mut(at).context("no such node")?;
-        node.kill()?;
-        names.push(node.name().to_owned());
-    }
-    Ok((Some(Undo::Launch(nodes)), json!(names)))
-}
-
-fn kill_router(cluster: &mut Cluster, rng: &mut StdRng) -> anyhow::Result<(Option<Undo>, Value)> {
-    let running: Vec<usize> =
-        cluster.routers().enumerate().filter(|(_, router)| router.running()).map(|(at, _)| at).collect();
-    let at = *choose(rng, &running, 1)?.first().context("no router")?;
-    cluster.routers_mut().nth(at).context("no such router")?.kill()?;
-    Ok((Some(Undo::LaunchRouter(at)), json!(format!("router-{}", at + 1))))
-}
-
-/// Starts a node again unless it runs or has been removed.
-async fn launch(cluster: &mut Cluster, at: usize) -> anyhow::Result<()> {
-    let node = cluster.nodes.get_mut(at).context("no such node")?;
-    if node.running() || node.retired {
-        return Ok(());
-    }
-    let name = node.name().to_owned();
-    node.launch().await.with_context(|| format!("start {name} again"))
-}
-
-async fn launch_router(cluster: &mut Cluster, at: usize) -> anyhow::Result<()> {
-    // Those of the beginning may have been removed.
-    let seeds: Vec<String> =
-        cluster.nodes.iter().filter(|node| !node.retired).map(|node| node.addr.clone()).collect();
-    let router = cluster.routers_mut().nth(at).context("no such router")?;
-    if router.running() {
-        return Ok(());
-    }
-    router.reseed(&seeds);
-    router.launch().await.with_context(|| format!("start router-{} again", at + 1))
-}
-
-async fn restart_all(cluster: &mut Cluster, awake: &[usize]) -> anyhow::Result<Value> {
-    let mut names = Vec::new();
-    for &at in awake {
-        let node = cluster.nodes.get_mut(at).context("no such node")?;
-        node.terminate().await?;
-        node.launch().await?;
-        names.push(node.name().to_owned());
-        rest(cluster).await?;
-    }
-    for at in 0..cluster.routers().count() {
-        let router = cluster.routers_mut().nth(at).context("no such router")?;
-        if router.running() {
-            router.terminate().await?;
-            launch_router(cluster, at).await?;
-        }
-    }
-    Ok(json!(names))
-}
-
-/// Waits until every shard has a leader and all its voters, as somebody who restarts nodes one by one would.
-async fn rest(cluster: &Cluster) -> anyhow::Result<()> {
-    until(REST_LIMIT, "shards to be healthy", || async {
-        let status = any_status(cluster).await?;
-        let ill = status.shards.iter().find(|shard| shard.state != "healthy" || shard.leader.is_none());
-        ensure!(ill.is_none(), "{ill:?}");
-        let away = status.nodes.iter().find(|node| node.state == "suspect" || node.state == "down");
-        ensure!(away.is_none(), "{away:?}");
-        Ok(())
-    })
-    .await
 }

@@ -7,8 +7,8 @@ use borough_proto::http_api::OperationStatus;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
-use super::director::{any_status, choose, position};
-use crate::cluster::Cluster;
+use super::field::Field;
+use super::processes::{choose, launch};
 use crate::http::Http;
 use crate::wait::until;
 
@@ -17,41 +17,46 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(90);
 const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// A node joins; one of `awake` is drained and removed.
-pub async fn replace_one(cluster: &mut Cluster, awake: &[usize], rng: &mut StdRng) -> anyhow::Result<Value> {
-    cluster.add_node().await?;
-    let newcomer = cluster.nodes.last().context("no node")?;
-    let joined = newcomer.name().to_owned();
+pub async fn replace_one(field: &Field<'_>, awake: &[usize], rng: &mut StdRng) -> anyhow::Result<Value> {
+    let newcomer = field.with(|cluster| -> anyhow::Result<usize> {
+        let node = cluster.another_node()?;
+        cluster.nodes.push(node);
+        Ok(cluster.nodes.len() - 1)
+    })?;
+    launch(field, newcomer).await?;
+    let joined = field.name(newcomer);
     until(JOIN_LIMIT, "the newcomer to be up", || async {
-        let id = newcomer.identity()?.node;
-        let status = any_status(cluster).await?;
+        let id = identity(field, newcomer)?;
+        let status = field.status().await?;
         let node = status.nodes.iter().find(|node| node.id == id).context("it is not in the status")?;
         ensure!(node.state == "up", "it is {}", node.state);
         Ok(())
     })
     .await?;
     let at = *choose(rng, awake, 1)?.first().context("no node")?;
-    let leaver = cluster.nodes.get(at).context("no such node")?;
-    let (id, left) = (leaver.identity()?.node, leaver.name().to_owned());
-    let http = router(cluster)?;
+    let (id, left) = (identity(field, at)?, field.name(at));
     until(JOIN_LIMIT, "the drain to begin", || async {
-        let answer = http.post(&format!("/admin/v1/nodes/{id}:drain"), &json!({})).send().await?;
+        let answer = router(field)?.post(&format!("/admin/v1/nodes/{id}:drain"), &json!({})).send().await?;
         ensure!(matches!(answer.status, 200 | 202), "{answer}");
         serde_json::from_slice::<OperationStatus>(&answer.body).with_context(|| answer.to_string())
     })
     .await?;
-    remove(cluster, id).await?;
+    remove(field, id).await?;
     Ok(json!({"joined": joined, "left": left}))
 }
 
-fn router(cluster: &Cluster) -> anyhow::Result<Http> {
-    let running = cluster.routers().find(|router| router.running());
-    Ok(running.context("no router runs")?.http.clone())
+fn identity(field: &Field<'_>, at: usize) -> anyhow::Result<u64> {
+    field.with(|cluster| Ok(cluster.nodes.get(at).context("no such node")?.identity()?.node))
+}
+
+fn router(field: &Field<'_>) -> anyhow::Result<Http> {
+    field.routers().into_iter().next().context("no router runs")
 }
 
 /// Waits until the node, which is drained, holds nothing, and takes it out for good.
-async fn remove(cluster: &mut Cluster, id: u64) -> anyhow::Result<()> {
+async fn remove(field: &Field<'_>, id: u64) -> anyhow::Result<()> {
     until(DRAIN_LIMIT, "the drain to end", || async {
-        let status = any_status(cluster).await?;
+        let status = field.status().await?;
         let node = status.nodes.iter().find(|node| node.id == id).context("it is not in the status")?;
         ensure!(node.replicas == 0, "it holds {} replicas", node.replicas);
         let under_way = |operation: &&OperationStatus| {
@@ -62,31 +67,36 @@ async fn remove(cluster: &mut Cluster, id: u64) -> anyhow::Result<()> {
         Ok(())
     })
     .await?;
-    let http = router(cluster)?;
     until(JOIN_LIMIT, "the node to be removed", || async {
-        let answer = http.post(&format!("/admin/v1/nodes/{id}:remove"), &json!({})).send().await?;
-        let gone =
-            any_status(cluster).await?.nodes.iter().all(|node| node.id != id || node.state == "removed");
+        let answer = router(field)?.post(&format!("/admin/v1/nodes/{id}:remove"), &json!({})).send().await?;
+        let gone = field.status().await?.nodes.iter().all(|node| node.id != id || node.state == "removed");
         ensure!(answer.status == 204 || gone, "{answer}");
         Ok(())
     })
     .await?;
-    let at = position(cluster, id)?;
-    let node = cluster.nodes.get_mut(at).context("no such node")?;
-    node.retired = true;
-    if node.running() {
-        node.wait_end(END_LIMIT).await.context("a removed node ends by itself")?;
-    }
-    Ok(())
+    let at = field.position(id)?;
+    let pid = field.with(|cluster| -> anyhow::Result<_> {
+        let node = cluster.nodes.get_mut(at).context("no such node")?;
+        node.retired = true;
+        Ok(node.pid())
+    })?;
+    let Some(pid) = pid else { return Ok(()) };
+    until(END_LIMIT, "a removed node to end by itself", || async {
+        let gone =
+            field.with(|cluster| cluster.nodes.get_mut(at).context("no such node")?.look_ended(pid))?;
+        ensure!(gone, "it still runs");
+        Ok(())
+    })
+    .await
 }
 
 /// Ends what was cut short: a drain that was begun is waited for, and its node removed.
-pub async fn finish(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let status = until(JOIN_LIMIT, "the status document", || any_status(cluster)).await?;
+pub async fn finish(field: &Field<'_>) -> anyhow::Result<()> {
+    let status = until(JOIN_LIMIT, "the status document", || field.status()).await?;
     let draining: Vec<u64> =
         status.nodes.iter().filter(|node| node.state == "draining").map(|node| node.id).collect();
     for id in draining {
-        remove(cluster, id).await?;
+        remove(field, id).await?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ pub async fn run_all(
     only: &[String],
     artefacts: Option<PathBuf>,
     engine: Option<Engine>,
+    other_binary: Option<PathBuf>,
 ) -> Vec<Report> {
     let mut reports = Vec::new();
     for workload in Workload::ALL {
@@ -21,6 +22,7 @@ pub async fn run_all(
             let plan = Plan {
                 artefacts: artefacts.clone(),
                 engine,
+                other_binary: other_binary.clone(),
                 ..Plan::new(workload, vec![nemesis], length, seed)
             };
             let name = plan.name();

@@ -9,6 +9,9 @@ use crate::nemesis::Nemesis;
 use crate::proxy::End;
 use crate::workload::{Through, Workload};
 
+/// The variable that names another build of the binary.
+const OTHER_BINARY: &str = "JEPSEN_OTHER_BIN";
+
 /// A node's storage engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
@@ -49,6 +52,8 @@ pub struct Plan {
     pub artefacts: Option<PathBuf>,
     pub engine: Option<Engine>,
     pub through: Through,
+    /// Another build of the binary, for `upgrade`; else `JEPSEN_OTHER_BIN`.
+    pub other_binary: Option<PathBuf>,
 }
 
 impl Plan {
@@ -67,6 +72,7 @@ impl Plan {
             artefacts: None,
             engine: None,
             through: Through::Rest,
+            other_binary: None,
         }
     }
 
@@ -96,6 +102,11 @@ impl Plan {
         Duration::from_secs_f64((self.callers as f64 / self.rate).clamp(0.0001, 10.0))
     }
 
+    /// The other build, where one was named.
+    pub fn other_binary(&self) -> Option<PathBuf> {
+        self.other_binary.clone().or_else(|| std::env::var_os(OTHER_BINARY).map(PathBuf::from))
+    }
+
     /// Why it cannot be run here, when it cannot.
     pub fn skipped(&self) -> Option<String> {
         let least = self.nemeses.iter().map(|nemesis| nemesis.nodes_min()).max().unwrap_or(1);
@@ -104,6 +115,16 @@ impl Plan {
         }
         if self.through != Through::Rest && !self.workload.has_client() {
             return Some(format!("{} goes over REST alone", self.workload.name()));
+        }
+        if self.through == Through::Direct && self.nemeses.contains(&Nemesis::CutCallers) {
+            return Some("cut-callers concerns routers, which these callers do not use".to_owned());
+        }
+        if self.nemeses.iter().any(|nemesis| nemesis.needs_other_build()) {
+            match self.other_binary() {
+                None => return Some(format!("no other build: name one by --other-binary or {OTHER_BINARY}")),
+                Some(path) if !path.is_file() => return Some(format!("{} is no file", path.display())),
+                Some(_) => {}
+            }
         }
         if self.nemeses.iter().any(|nemesis| nemesis.needs_links()) {
             let address = End::Node(1).outbound()?;
@@ -134,6 +155,9 @@ impl Plan {
             Through::Client => " --client",
             Through::Direct => " --direct",
         });
+        if let Some(path) = &self.other_binary {
+            command.push_str(&format!(" --other-binary {}", path.display()));
+        }
         if let Some(engine) = self.engine {
             command.push_str(&format!(" --engine {}", engine.name()));
         }

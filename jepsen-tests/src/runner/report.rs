@@ -138,9 +138,9 @@ pub(super) fn write(
     report: &Report,
     dir: &Path,
     records: &[Record],
-    judged: Option<&str>,
+    judged: &[String],
 ) -> anyhow::Result<()> {
-    let judged = judged.map_or_else(String::new, |text| format!("{text}\n"));
+    let judged: String = judged.iter().map(|text| format!("{text}\n")).collect();
     save(&dir.join("verdict.txt"), &format!("{report}\n{judged}"))?;
     save(&dir.join("faults.txt"), &faults(records))?;
     let path = dir.join("timeline.html");

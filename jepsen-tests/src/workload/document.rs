@@ -49,7 +49,7 @@ impl Clients {
             let builder = Client::builder().deadline(deadline);
             let builder = match through {
                 Through::Rest => return Ok(None),
-                Through::Client => builder.routers(cluster.routers().map(|router| router.http.base())),
+                Through::Client => builder.routers(cluster.bases()),
                 Through::Direct => builder.direct(cluster.nodes.iter().map(|node| node.addr.clone())),
             };
             builder.build().map(Some).context("build the client")

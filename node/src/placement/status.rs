@@ -68,6 +68,7 @@ fn node_status(info: &wire::NodeInfo, observed: &Observed, replicas: u32, leader
     NodeStatus {
         id: info.id,
         addr: info.addr.clone(),
+        admin_addr: info.admin_addr.clone(),
         zone: info.zone.clone(),
         version: info.version.clone(),
         state: state.to_owned(),

@@ -2,8 +2,9 @@
 //!
 //! `types` are the type parameters and their wire forms, `log_storage` and `state_machine` adapt the shared
 //! log and the engine, `peers` and `network` carry messages, `snapshot` streams a replica, `group` is one
-//! running replica and `groups` all of them.
+//! running replica, `content_hash` what it holds, and `groups` all of them.
 
+mod content_hash;
 pub mod group;
 pub mod groups;
 mod hearing;
@@ -17,6 +18,7 @@ pub mod state_machine;
 mod tests;
 pub mod types;
 
+pub use content_hash::ContentHashError;
 pub use group::{CATCHING_UP, Group, GroupView, ProposeError, ReadError};
 pub use groups::{Groups, OpenError};
 pub use peers::{AddressBook, Peers};

@@ -29,7 +29,9 @@ use crate::store::snapshot::{PointInTime, VersionedSpace};
 use crate::store::{Engine, Space, SpaceId, StoreError};
 use crate::wal::GroupLog;
 
-/// Key of the applied position, in a part of the space that machines leave alone.
+/// How the keys of Raft's own part of the space begin, which machines leave alone.
+pub(super) const RAFT_PREFIX: &[u8] = b"r/";
+/// Key of the applied position.
 const APPLIED_KEY: &[u8] = b"r/applied";
 /// How long the log is kept for a replica that has just installed a snapshot.
 const CATCH_UP_GRACE: Duration = Duration::from_secs(10);

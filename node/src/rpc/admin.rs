@@ -1,4 +1,4 @@
-//! The node's admin pages: liveness, readiness, metrics.
+//! The node's admin pages: liveness, readiness, metrics, and what its replicas hold.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use super::replicas;
 use crate::node::Node;
 
 #[derive(Clone)]
@@ -23,7 +24,8 @@ pub fn routes(node: Arc<Node>, metrics: PrometheusHandle) -> Router {
         .route("/livez", get(|| async { "live\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
-        .with_state(Admin { node, metrics })
+        .with_state(Admin { node: Arc::clone(&node), metrics })
+        .merge(replicas::routes(node))
 }
 
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {

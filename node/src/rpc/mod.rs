@@ -4,3 +4,4 @@ pub mod admin;
 pub mod cluster;
 pub mod data;
 pub mod raft;
+mod replicas;
