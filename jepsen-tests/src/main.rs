@@ -61,6 +61,9 @@ struct Common {
 
 #[derive(Debug, Args)]
 struct RunArgs {
+    /// A rule that all nodes break (a binary with the feature `defects`; node/src/defect.rs names them): to be found
+    #[arg(long, value_name = "NAME")]
+    defect: Option<String>,
     /// See --list
     #[arg(long, value_parser = workload, required_unless_present = "list")]
     workload: Option<Workload>,
@@ -250,6 +253,7 @@ fn plan(workload: Workload, args: RunArgs) -> Plan {
         artefacts: common.artefacts,
         engine: common.engine,
         other_binary: common.other_binary,
+        defect: args.defect,
         through: match (args.client, args.direct) {
             (_, true) => Through::Direct,
             (true, false) => Through::Client,

@@ -148,6 +148,7 @@ fn options(plan: &Plan, dir: &Path) -> Options {
     if let Some(engine) = plan.engine {
         env.push(("BOROUGH_ENGINE".to_owned(), engine.name().to_owned()));
     }
+    env.extend(plan.defect.iter().map(|defect| ("JEPSEN_DEFECT".to_owned(), defect.clone())));
     if plan.nemeses.iter().any(|nemesis| nemesis.changes_members()) {
         env.push(("BOROUGH_PLACEMENT__SETTLE".to_owned(), "1s".to_owned()));
     }

@@ -7,6 +7,7 @@ pub mod cache;
 pub mod clock;
 pub mod config;
 mod crash;
+mod defect;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod identity;

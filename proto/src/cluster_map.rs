@@ -183,7 +183,8 @@ impl ClusterMap {
             }
             return Self::try_from(full);
         }
-        if update.since != self.epoch() {
+        // I6: epochs only grow, so a change that ends before it begins is none.
+        if update.since != self.epoch() || update.epoch < update.since {
             return Err(MapError::Gap { since: update.since, held: self.epoch() });
         }
         let mut wire = self.wire.clone();
@@ -278,7 +279,9 @@ mod tests {
         assert!(update.full.is_none());
         assert_eq!(update.shards.len(), 1);
         assert_eq!(old.updated(update.clone()).unwrap().wire(), new.wire());
-        assert!(matches!(map(6, 4).updated(update), Err(MapError::Gap { since: 5, held: 6 })));
+        assert!(matches!(map(6, 4).updated(update.clone()), Err(MapError::Gap { since: 5, held: 6 })));
+        let backwards = wire::MapUpdate { epoch: 4, ..update };
+        assert!(matches!(old.updated(backwards), Err(MapError::Gap { since: 5, held: 5 })));
         let full = new.update_since(&ClusterMap::default());
         assert_eq!(ClusterMap::default().updated(full).unwrap().wire(), new.wire());
     }

@@ -7,13 +7,16 @@ use borough_fuzz::{Target, rest, seeds};
 
 fn files(target: Target) -> Vec<(String, Vec<u8>)> {
     let dir = target.corpus();
-    let mut files: Vec<_> = fs::read_dir(&dir)
-        .unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
-        .map(|entry| entry.unwrap().path())
-        .map(|path| (path.display().to_string(), fs::read(&path).unwrap()))
-        .collect();
-    files.sort();
-    files
+    let read = || {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&dir)? {
+            let path = entry?.path();
+            files.push((path.display().to_string(), fs::read(&path)?));
+        }
+        files.sort();
+        std::io::Result::Ok(files)
+    };
+    read().unwrap_or_else(|error| panic!("{}: {error}", dir.display()))
 }
 
 fn replay(target: Target) {

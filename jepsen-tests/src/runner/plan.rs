@@ -54,6 +54,8 @@ pub struct Plan {
     pub through: Through,
     /// Another build of the binary, for `upgrade`; else `JEPSEN_OTHER_BIN`.
     pub other_binary: Option<PathBuf>,
+    /// A rule that all nodes break on purpose (the feature `defects` of the binary), to see that it is found.
+    pub defect: Option<String>,
 }
 
 impl Plan {
@@ -73,6 +75,7 @@ impl Plan {
             engine: None,
             through: Through::Rest,
             other_binary: None,
+            defect: None,
         }
     }
 
@@ -157,6 +160,9 @@ impl Plan {
         });
         if let Some(path) = &self.other_binary {
             command.push_str(&format!(" --other-binary {}", path.display()));
+        }
+        if let Some(defect) = &self.defect {
+            command.push_str(&format!(" --defect {defect}"));
         }
         if let Some(engine) = self.engine {
             command.push_str(&format!(" --engine {}", engine.name()));

@@ -248,7 +248,7 @@ async fn dies_in_a_drain(cluster: &mut Cluster, who: Who, step: &str) -> anyhow:
     let http = cluster.http();
     let members = cluster.members(STEP_LIMIT).await?;
     let status = cluster.wait_placed(&members, REST_LIMIT).await?;
-    let busy = Busy::start(cluster, step).await?;
+    let busy = Busy::start(cluster, &format!("{who:?}-{step}")).await?;
     let (drained, leader) = drained_and_leader(&status)?;
     let candidates = match who {
         // The call is sent again, and must not kill the next one too.
@@ -308,7 +308,7 @@ async fn target_stays_away(cluster: &mut Cluster) -> anyhow::Result<()> {
 async fn dies_in_an_undo(cluster: &mut Cluster, who: Who, step: &str) -> anyhow::Result<()> {
     let http = cluster.http();
     let before = cluster.wait_placed(&cluster.members(STEP_LIMIT).await?, REST_LIMIT).await?;
-    let busy = Busy::start(cluster, &format!("undo-{step}")).await?;
+    let busy = Busy::start(cluster, &format!("undo-{who:?}-{step}")).await?;
     let (drain, drained, dead) = drain_to_the_dead(cluster).await?;
     let shard = until(STEP_LIMIT, "only a shard to be copied, with a leader", || async {
         let answer = http.get(&format!("/admin/v1/operations/{}", drain.id)).expect(200).await?;

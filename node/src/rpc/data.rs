@@ -21,6 +21,7 @@ use wire::data_request::Op;
 use wire::{Fault, FaultCode};
 
 use crate::clock::now_ms;
+use crate::defect::{self, Defect};
 use crate::node::Node;
 use crate::raft::{ProposeError, ReadError, Reply, proposal};
 use crate::shard::{Clock, Shard, ShardReadError};
@@ -251,13 +252,13 @@ async fn barrier(
         return Ok(Clock::Leader);
     }
     let patience = deadline.min(Instant::now() + CATCH_UP_MAX);
-    if let Some(index) = freshness.min_index {
+    if let Some(index) = freshness.min_index.filter(|_| !defect::has(Defect::ForgetSession)) {
         let waiting = tokio::time::timeout_at(patience, shard.group.wait_applied(index)).await;
         waiting
             .map_err(|_| not_fresh(format!("this replica has not applied entry {index} yet")))?
             .map_err(read_fault)?;
     }
-    if let Some(stale) = freshness.max_stale_ms {
+    if let Some(stale) = freshness.max_stale_ms.filter(|_| !defect::has(Defect::ForgetStaleness)) {
         let stale = Duration::from_millis(u64::from(stale));
         let proving = tokio::time::timeout_at(patience, shard.group.fresh_within(stale, patience)).await;
         proving.map_err(|_| not_fresh("no leader confirmed in time".to_owned()))?.map_err(read_fault)?;

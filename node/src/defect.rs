@@ -1,0 +1,68 @@
+//! Defects that are built in on purpose, to show that the chaos harness finds them.
+//!
+//! Only with the feature `defects`, which no build has that is not told so; else there are none. The environment variable
+//! `JEPSEN_DEFECT` names the one that a node has. Each breaks one rule on which a promise stands, and nothing else.
+
+/// A rule that is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defect {
+    /// Writes are acknowledged before the log has reached the disk (I1).
+    AnswerBeforeSync,
+    /// New files of the log are not made durable in their directory (I1).
+    SkipDirectorySync,
+    /// A leader answers reads without asking a quorum whether it still is one (I7).
+    ReadWithoutQuorum,
+    /// Replicas answer sessions before they have what the session has seen.
+    ForgetSession,
+    /// Replicas answer reads that may be stale however stale they are.
+    ForgetStaleness,
+    /// A snapshot lacks what is known of requests that were answered: a moved shard has forgotten them.
+    ForgetIdempotency,
+    /// What a log entry says is done twice.
+    ApplyTwice,
+    /// An older map replaces a newer one (I6).
+    IgnoreEpoch,
+}
+
+#[cfg(feature = "defects")]
+mod chosen {
+    use std::sync::LazyLock;
+
+    use super::Defect;
+
+    const ALL: [(&str, Defect); 8] = [
+        ("answer-before-sync", Defect::AnswerBeforeSync),
+        ("skip-directory-sync", Defect::SkipDirectorySync),
+        ("read-without-quorum", Defect::ReadWithoutQuorum),
+        ("forget-session", Defect::ForgetSession),
+        ("forget-staleness", Defect::ForgetStaleness),
+        ("forget-idempotency", Defect::ForgetIdempotency),
+        ("apply-twice", Defect::ApplyTwice),
+        ("ignore-epoch", Defect::IgnoreEpoch),
+    ];
+
+    static CHOSEN: LazyLock<Option<Defect>> = LazyLock::new(|| {
+        let name = std::env::var("JEPSEN_DEFECT").ok()?;
+        let found = ALL.iter().find(|(known, _)| *known == name);
+        if found.is_none() {
+            tracing::error!(%name, "JEPSEN_DEFECT names no defect: there is none");
+        }
+        found.map(|(_, defect)| *defect)
+    });
+
+    pub fn has(defect: Defect) -> bool {
+        *CHOSEN == Some(defect)
+    }
+}
+
+#[cfg(not(feature = "defects"))]
+mod chosen {
+    use super::Defect;
+
+    pub const fn has(_defect: Defect) -> bool {
+        false
+    }
+}
+
+/// Whether this process has the defect.
+pub use chosen::has;
