@@ -197,12 +197,19 @@ pub async fn watch_map(node: Arc<Node>) {
         members.retain(|&member| member != node.node_id().get());
         members.shuffle(&mut rand::rng());
         let addresses = members.iter().filter_map(|&member| node.peers.address(NodeId(member)).ok());
-        for address in addresses.chain(node.config.join.iter().cloned()).collect::<Vec<_>>() {
+        let addresses = addresses.map(|address| (address, true));
+        let seeds = node.config.join.iter().map(|seed| (seed.clone(), false));
+        let own = node.advertised.get().map(|own| own.addr.as_str());
+        for (address, is_member) in addresses.chain(seeds).collect::<Vec<_>>() {
+            // The seeds may name this node too, which would follow itself for ever.
+            if own == Some(address.as_str()) {
+                continue;
+            }
             tokio::select! {
                 () = node.stop.cancelled() => return,
                 () = follow(&node, &address) => {}
-                // Two that were taken out together may have chosen each other.
-                () = tokio::time::sleep(FOLLOW_MAX), if node.meta().is_some() => break,
+                // Two that were taken out together may have chosen each other, and so may two seeds, or a node itself by another name.
+                () = tokio::time::sleep(FOLLOW_MAX), if !is_member || node.meta().is_some() => break,
             }
         }
     }
