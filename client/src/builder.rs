@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "direct")]
+use borough_proto::exchange::channel::ChannelSettings;
 use borough_proto::http_api::valid_bearer_token;
 use borough_proto::limits;
 use reqwest::header::HeaderValue;
@@ -45,6 +47,8 @@ pub struct ClientBuilder {
     routers: Vec<String>,
     #[cfg(feature = "direct")]
     nodes: Option<Vec<String>>,
+    #[cfg(feature = "direct")]
+    channel: ChannelSettings,
     deadline: Duration,
     keys: Option<bool>,
     token: Option<Secret>,
@@ -66,6 +70,8 @@ impl Default for ClientBuilder {
             routers: Vec::new(),
             #[cfg(feature = "direct")]
             nodes: None,
+            #[cfg(feature = "direct")]
+            channel: ChannelSettings::default(),
             deadline: DEADLINE_DEFAULT,
             keys: None,
             token: None,
@@ -93,6 +99,13 @@ impl ClientBuilder {
     #[cfg(feature = "direct")]
     pub fn direct<A: Into<String>>(mut self, nodes: impl IntoIterator<Item = A>) -> Self {
         self.nodes.get_or_insert_default().extend(nodes.into_iter().map(Into::into));
+        self
+    }
+
+    /// How connections to nodes are made.
+    #[cfg(feature = "direct")]
+    pub fn node_channel(mut self, channel: ChannelSettings) -> Self {
+        self.channel = channel;
         self
     }
 
@@ -135,7 +148,7 @@ impl ClientBuilder {
         let deadline = self.deadline;
         #[cfg(feature = "direct")]
         if let Some(nodes) = self.nodes {
-            let data = Transport::Direct(crate::transport::direct::Direct::new(nodes)?);
+            let data = Transport::Direct(crate::transport::direct::Direct::new(nodes, self.channel)?);
             let keys = self.keys.unwrap_or(false);
             return Ok(Client::new(Arc::new(Inner { data, admin: rest, deadline, keys })));
         }

@@ -3,11 +3,13 @@
 //! Dependencies point one way: `rpc → raft → {wal, state → store}`, `placement → raft`; the `cache`
 //! is read by `shard` and written by apply. Only `raft` names openraft and only `store/sled.rs` names sled.
 
+pub mod blocking;
 pub mod cache;
 pub mod clock;
 pub mod config;
 mod crash;
 mod defect;
+pub mod environment;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod identity;
@@ -25,4 +27,5 @@ pub mod store;
 pub mod wal;
 
 pub use config::Config;
-pub use lifecycle::{RunError, run};
+pub use environment::Environment;
+pub use lifecycle::{RunError, run, run_in};

@@ -1,28 +1,34 @@
 //! Start and stop: lock → identity → recover the log → open the engine → open the groups → bind → join → ready;
 //! and back: hand leaderships over → answer what is in flight → flush → exit.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use borough_proto::exchange::channel::ChannelSettings;
 use borough_proto::limits::MESSAGE_BYTES_MAX;
 use borough_proto::wire::cluster_server::ClusterServer;
 use borough_proto::wire::data_server::DataServer;
 use borough_proto::wire::raft_server::RaftServer;
 use borough_proto::{ClusterMap, ReplicaId, wire};
+use futures::Stream;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::transport::server::Connected;
 
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::crash;
+use crate::environment::{Environment, Incoming};
 use crate::identity::{DataDir, DataDirError, Runtime};
 use crate::loops;
 use crate::node::{Advertised, MapCell, Node};
@@ -36,7 +42,7 @@ use crate::rpc::cluster::ClusterService;
 use crate::rpc::data::DataService;
 use crate::rpc::raft::RaftService;
 use crate::store::open_engine;
-use crate::wal::Wal;
+use crate::wal::{Options, Wal};
 
 const LOG_DIR: &str = "log";
 const ENGINE_DIR: &str = "engine";
@@ -68,20 +74,41 @@ pub enum RunError {
 /// # Errors
 /// [`RunError`]; the data directory is then as a crash would leave it, which the next start recovers.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), RunError> {
+    run_in(config, Environment::default(), shutdown).await
+}
+
+/// [`run`], on a machine that may be simulated.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_in(
+    config: Config,
+    mut environment: Environment,
+    shutdown: CancellationToken,
+) -> Result<(), RunError> {
     let dir = DataDir::open(&config.data_dir)?;
     crash::watch(dir.path());
-    let node = build(config, dir).await?;
-    let metrics = PrometheusBuilder::new().build_recorder();
-    let handle = metrics.handle();
-    // A second node in one process shares the first one's recorder.
-    let _ = ::metrics::set_global_recorder(metrics);
-    let result = serve(&node, &shutdown, handle).await;
+    let incoming = environment.incoming.take();
+    let node = build(config, dir, environment).await?;
+    let result = serve(&node, &shutdown, incoming).await;
     stop(&node).await;
     result
 }
 
+/// The recorder of the process; a second node in it shares the first one's.
+fn metrics() -> PrometheusHandle {
+    let metrics = PrometheusBuilder::new().build_recorder();
+    let handle = metrics.handle();
+    let _ = ::metrics::set_global_recorder(metrics);
+    handle
+}
+
 /// Opens what the directory holds; nothing listens yet.
-pub(crate) async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, RunError> {
+pub(crate) async fn build(
+    config: Config,
+    dir: DataDir,
+    environment: Environment,
+) -> Result<Arc<Node>, RunError> {
     let identity = dir.identity()?;
     let fail = |detail: String| DataDirError { path: dir.path().to_owned(), detail };
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -102,8 +129,10 @@ pub(crate) async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, Run
     }
     let registry = Registry::open(&dir)?;
     let log_dir = dir.path().join(LOG_DIR);
-    let log_config = config.log.clone();
-    let opening = tokio::task::spawn_blocking(move || Wal::open(&log_dir, &log_config)).await;
+    let mut options = Options::from(&config.log);
+    options.driver = environment.log;
+    options.on_fatal = environment.on_fatal.unwrap_or(options.on_fatal);
+    let opening = crate::blocking::spawn(move || Wal::open_with(&log_dir, options)).await;
     let (wal, recovered) =
         opening.map_err(|error| RunError::Failed(error.to_string()))?.map_err(|error| {
             fail(format!("log: {error}; restore the file, or remove this node and let it join anew"))
@@ -134,13 +163,16 @@ pub(crate) async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, Run
     }
     let engine_dir = dir.path().join(ENGINE_DIR);
     let (kind, cache_bytes) = (config.engine, config.engine_cache_bytes);
-    let opening =
-        tokio::task::spawn_blocking(move || open_engine(kind, &engine_dir, cache_bytes, SPACES_EXPECTED))
-            .await;
+    let opening = crate::blocking::spawn(move || match environment.engine {
+        Some(engine) => Ok(engine),
+        None => open_engine(kind, &engine_dir, cache_bytes, SPACES_EXPECTED),
+    });
     let engine = opening
+        .await
         .map_err(|error| RunError::Failed(error.to_string()))?
         .map_err(|error| fail(format!("engine: {error}")))?;
-    let peers = Peers::new(Arc::new(map.clone()), config.channel(), tasks.clone(), stop.clone());
+    let channel = ChannelSettings { connector: environment.connector, ..config.channel() };
+    let peers = Peers::new(Arc::new(map.clone()), channel, tasks.clone(), stop.clone());
     let groups = Groups::new(&config, wal.clone(), engine, Arc::clone(&peers)).map_err(RunError::Config)?;
     let node = Arc::new(Node {
         cache: Arc::new(Cache::new(config.cache_bytes)),
@@ -177,39 +209,19 @@ pub(crate) async fn build(config: Config, dir: DataDir) -> Result<Arc<Node>, Run
 async fn serve(
     node: &Arc<Node>,
     shutdown: &CancellationToken,
-    metrics: PrometheusHandle,
+    incoming: Option<Incoming>,
 ) -> Result<(), RunError> {
-    let bind = |addr: std::net::SocketAddr| async move {
-        TcpListener::bind(addr).await.map_err(|source| RunError::Listen { addr: addr.to_string(), source })
-    };
-    // Bound before the groups open, so that peers find a port; served only after, so that nobody is told
-    // that a replica is not here while it is being opened.
-    let listener = bind(node.config.listen).await?;
-    let admin_listener = bind(node.config.admin_listen).await?;
-    let local =
-        |listener: &TcpListener| listener.local_addr().map_err(|error| RunError::Failed(error.to_string()));
-    let (addr, admin_addr) = (local(&listener)?, local(&admin_listener)?);
-    let advertise = &node.config.advertise;
-    let advertised = Advertised {
-        addr: if advertise.is_empty() { addr.to_string() } else { advertise.clone() },
-        admin: admin_addr.to_string(),
-    };
-    let _ = node.advertised.set(advertised.clone());
     let opening = Instant::now();
-    open_stored(node).await?;
-    let runtime =
-        Runtime { pid: std::process::id(), addr: advertised.addr.clone(), admin: advertised.admin.clone() };
-    node.dir.keep_runtime(&runtime)?;
-    tracing::info!(%addr, admin = %admin_addr, ms = opening.elapsed().as_millis(), "listening");
-
-    let server = grpc(node, listener);
-    let admin = axum::serve(admin_listener, admin::routes(Arc::clone(node), metrics))
-        .with_graceful_shutdown(node.stop.clone().cancelled_owned());
-    node.tasks.spawn(async move {
-        if let Err(error) = admin.await {
-            tracing::error!(%error, "admin pages ended");
+    let server: Serving = match incoming {
+        Some(incoming) => {
+            let addr = node.config.advertise.clone();
+            let _ = node.advertised.set(Advertised { addr, admin: String::new() });
+            open_stored(node).await?;
+            Box::pin(grpc(node, incoming))
         }
-    });
+        None => listen(node).await?,
+    };
+    tracing::info!(ms = opening.elapsed().as_millis(), "opened");
     node.tasks.spawn(loops::follow_map(Arc::clone(node)));
     node.tasks.spawn(loops::watch_map(Arc::clone(node)));
     node.tasks.spawn(loops::report(Arc::clone(node)));
@@ -219,7 +231,7 @@ async fn serve(
     node.tasks.spawn(drive::run(Arc::clone(node)));
     let mut house = std::pin::pin!(loops::keep_house(Arc::clone(node)));
     let mut joining = std::pin::pin!(loops::join(Arc::clone(node)));
-    let mut server = std::pin::pin!(server);
+    let mut server = server;
     let mut join_pending = true;
     loop {
         tokio::select! {
@@ -250,7 +262,47 @@ async fn serve(
     Ok(())
 }
 
-async fn grpc(node: &Arc<Node>, listener: TcpListener) -> Result<(), RunError> {
+type Serving = Pin<Box<dyn Future<Output = Result<(), RunError>> + Send>>;
+
+/// Binds the addresses, opens the stored replicas, and serves.
+async fn listen(node: &Arc<Node>) -> Result<Serving, RunError> {
+    let bind = |addr: std::net::SocketAddr| async move {
+        TcpListener::bind(addr).await.map_err(|source| RunError::Listen { addr: addr.to_string(), source })
+    };
+    // Bound before the groups open, so that peers find a port; served only after, so that nobody is told
+    // that a replica is not here while it is being opened.
+    let listener = bind(node.config.listen).await?;
+    let admin_listener = bind(node.config.admin_listen).await?;
+    let local =
+        |listener: &TcpListener| listener.local_addr().map_err(|error| RunError::Failed(error.to_string()));
+    let (addr, admin_addr) = (local(&listener)?, local(&admin_listener)?);
+    let advertise = &node.config.advertise;
+    let advertised = Advertised {
+        addr: if advertise.is_empty() { addr.to_string() } else { advertise.clone() },
+        admin: admin_addr.to_string(),
+    };
+    let _ = node.advertised.set(advertised.clone());
+    open_stored(node).await?;
+    let runtime =
+        Runtime { pid: std::process::id(), addr: advertised.addr.clone(), admin: advertised.admin.clone() };
+    node.dir.keep_runtime(&runtime)?;
+    tracing::info!(%addr, admin = %admin_addr, "listening");
+    let admin = axum::serve(admin_listener, admin::routes(Arc::clone(node), metrics()))
+        .with_graceful_shutdown(node.stop.clone().cancelled_owned());
+    node.tasks.spawn(async move {
+        if let Err(error) = admin.await {
+            tracing::error!(%error, "admin pages ended");
+        }
+    });
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+    Ok(Box::pin(grpc(node, incoming)))
+}
+
+fn grpc<I, S>(node: &Arc<Node>, incoming: I) -> impl Future<Output = Result<(), RunError>> + Send + use<I, S>
+where
+    I: Stream<Item = std::io::Result<S>> + Send + 'static,
+    S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let data = DataServer::new(DataService(Arc::clone(node)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -260,8 +312,7 @@ async fn grpc(node: &Arc<Node>, listener: TcpListener) -> Result<(), RunError> {
     let cluster = ClusterServer::new(ClusterService(Arc::clone(node)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-    tonic::transport::Server::builder()
+    let served = tonic::transport::Server::builder()
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(16 << 20)
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
@@ -269,9 +320,8 @@ async fn grpc(node: &Arc<Node>, listener: TcpListener) -> Result<(), RunError> {
         .add_service(data)
         .add_service(raft)
         .add_service(cluster)
-        .serve_with_incoming_shutdown(incoming, node.stop.clone().cancelled_owned())
-        .await
-        .map_err(|error| RunError::Failed(format!("serve: {error}")))
+        .serve_with_incoming_shutdown(incoming, node.stop.clone().cancelled_owned());
+    async { served.await.map_err(|error| RunError::Failed(format!("serve: {error}"))) }
 }
 
 /// Opens the replicas that the log knows. Removes spaces that none of them uses.
@@ -350,7 +400,7 @@ async fn stop(node: &Arc<Node>) {
     }
     let groups = node.groups.all();
     let wal = node.wal.clone();
-    let flushing = tokio::task::spawn_blocking(move || {
+    let flushing = crate::blocking::spawn(move || {
         for group in groups {
             if let Err(error) = crate::store::Space::flush(&group.state.space().space) {
                 tracing::warn!(group = %group.group, %error, "engine was not flushed; the log covers it");

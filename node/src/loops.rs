@@ -202,7 +202,10 @@ pub async fn watch_map(node: Arc<Node>) {
         members.shuffle(&mut rand::rng());
         let members = newer.into_iter().chain(members.into_iter().map(NodeId));
         let addresses = members.filter_map(|member| node.peers.address(member).ok());
-        for address in addresses.chain(node.config.join.iter().cloned()).collect::<Vec<_>>() {
+        let addresses = addresses.chain(node.config.join.iter().cloned());
+        // The seeds may name this node too.
+        let own = node.advertised.get().map(|own| own.addr.clone());
+        for address in addresses.filter(|address| Some(address) != own.as_ref()).collect::<Vec<_>>() {
             tokio::select! {
                 () = node.stop.cancelled() => return,
                 () = follow(&node, &address) => {}

@@ -163,7 +163,7 @@ impl Shard {
             Ok::<_, StoreError>(page)
         };
         // A page is up to a thousand documents: not on a thread that serves others.
-        let (items, more) = match tokio::task::spawn_blocking(scanning).await {
+        let (items, more) = match crate::blocking::spawn(scanning).await {
             Ok(page) => page?,
             Err(error) => return Err(ShardReadError::Time(error.to_string())),
         };

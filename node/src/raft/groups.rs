@@ -210,7 +210,7 @@ impl Groups {
             let log = log.clone();
             move || ReplicaState::open(replica, group, engine, log, machine, OVERLAY_BYTES_MAX)
         };
-        let state = tokio::task::spawn_blocking(opening)
+        let state = crate::blocking::spawn(opening)
             .await
             .map_err(|error| OpenError::Raft { replica, detail: error.to_string() })?
             .map_err(|source| OpenError::Store { replica, source })?;

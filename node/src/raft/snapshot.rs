@@ -178,8 +178,7 @@ impl SnapshotSender {
         loop {
             if !ended && transfer.unacknowledged.len() < WINDOW {
                 let scan = Arc::clone(&transfer.scan);
-                let pairs =
-                    tokio::task::spawn_blocking(move || scan.lock().next_chunk(CHUNK_BYTES)).await??;
+                let pairs = crate::blocking::spawn(move || scan.lock().next_chunk(CHUNK_BYTES)).await??;
                 let chunk = match pairs {
                     Some(mut pairs) => {
                         if defect::has(Defect::ForgetIdempotency) {
@@ -376,7 +375,7 @@ impl SnapshotReceiver {
                 Some(batch) => space.apply(batch).map_err(|error| error.to_string()),
                 None => Err("it is malformed".to_owned()),
             };
-            let staged = tokio::task::spawn_blocking(staging).await.map_err(|error| error.to_string());
+            let staged = crate::blocking::spawn(staging).await.map_err(|error| error.to_string());
             if let Err(error) = staged.flatten() {
                 // What was staged may lack a part of this chunk, and a full disk needs the room.
                 give_up(group, partial);
@@ -424,7 +423,7 @@ impl SnapshotReceiver {
         }
         group.state.staged_bytes.store(0, Ordering::Relaxed);
         let state = Arc::clone(&group.state);
-        let staged = tokio::task::spawn_blocking(move || state.stage()).await;
+        let staged = crate::blocking::spawn(move || state.stage()).await;
         let (generation, space) =
             staged.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
         Ok(Partial { snapshot, next: 0, generation, space })

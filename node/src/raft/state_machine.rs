@@ -359,7 +359,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
         let state = Arc::clone(&self.0);
-        let meta = tokio::task::spawn_blocking(move || state.flush()).await.map_err(io::Error::other)??;
+        let meta = crate::blocking::spawn(move || state.flush()).await.map_err(io::Error::other)??;
         Ok(Snapshot { meta, snapshot: SnapshotData::Local })
     }
 }

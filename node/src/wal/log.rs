@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 use parking_lot::{Mutex, RwLock};
+use tokio_util::task::TaskTracker;
 
 use super::frame::frame_bytes;
 use super::index::{Gone, Group, Loc, View};
@@ -19,7 +20,7 @@ use super::recover::{self, Recovered};
 use super::segment::Segment;
 use super::spare::Spares;
 use super::watchdog::{self, FlushClock};
-use super::writer::Writer;
+use super::writer::{Turn, Writer};
 use super::{ReplicaId, WalError};
 use crate::config::LogConfig;
 
@@ -27,6 +28,20 @@ use crate::config::LogConfig;
 pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 /// Makes a file's bytes durable.
 pub(super) type SyncFile = Arc<dyn Fn(&std::fs::File) -> std::io::Result<()> + Send + Sync>;
+
+/// How long the writer lets work gather before it writes; see [`Driver::Task`].
+pub type WriterPause = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// What runs the writer.
+#[derive(Clone, Default)]
+pub enum Driver {
+    /// Threads of its own, with a watchdog over its flushes.
+    #[default]
+    Threads,
+    /// A task of the runtime in which the log is opened: each turn blocks it, after a pause. For simulations, where
+    /// nothing may run beside the runtime.
+    Task(WriterPause),
+}
 
 /// Settings of a log; see [`LogConfig`], which gives them in a node.
 #[derive(Clone)]
@@ -40,6 +55,7 @@ pub struct Options {
     /// Must not return in production: the default aborts the process. When it returns, as in tests,
     /// everything submitted is answered [`WalError::Failed`].
     pub on_fatal: OnFatal,
+    pub driver: Driver,
     pub(super) sync: SyncFile,
     /// Salt of a new log; random when `None`.
     pub(super) salt: Option<u64>,
@@ -52,6 +68,7 @@ impl From<&LogConfig> for Options {
             cache_bytes: config.cache_bytes,
             flush_deadline: config.flush_deadline,
             on_fatal: Arc::new(|_| std::process::abort()),
+            driver: Driver::Threads,
             sync: Arc::new(std::fs::File::sync_data),
             salt: None,
         }
@@ -129,7 +146,12 @@ impl Shared {
 struct Inner {
     shared: Arc<Shared>,
     threads: Mutex<Threads>,
+    /// With [`Driver::Task`]: the writer, between its turns.
+    stepped: Stepped,
 }
+
+/// A writer that takes its turns on a task, until it has ended.
+type Stepped = Arc<Mutex<Option<Writer>>>;
 
 #[derive(Default)]
 struct Threads {
@@ -153,6 +175,40 @@ impl Inner {
         threads.writer.take().into_iter().for_each(join);
         threads.stop = None;
         threads.others.drain(..).for_each(join);
+        // Locked only when a completion of its own turn drops the last handle: the task then finds the queue closed.
+        let stepped = self.stepped.try_lock().and_then(|mut writer| writer.take());
+        if let Some(writer) = stepped {
+            writer.run();
+        }
+    }
+}
+
+/// Gives the writer its turns until it has ended.
+async fn step(shared: Arc<Shared>, writer: Stepped, pause: WriterPause) {
+    let mut busy = false;
+    loop {
+        if !busy {
+            shared.queue.filled().await;
+        }
+        tokio::time::sleep(pause()).await;
+        let mut slot = writer.lock();
+        let Some(turn) = slot.as_mut().map(Writer::turn) else { return };
+        match turn {
+            Ok(Turn::Idle) => busy = false,
+            Ok(Turn::Busy) => busy = true,
+            Ok(Turn::Ended) => {
+                *slot = None;
+                return;
+            }
+            Err(error) => {
+                let failed = slot.take();
+                drop(slot);
+                if let Some(failed) = failed {
+                    failed.end(error);
+                }
+                return;
+            }
+        }
     }
 }
 
@@ -201,6 +257,14 @@ impl Wal {
             clock: Arc::new(FlushClock::new()),
             failed: AtomicBool::new(false),
         });
+        if let Driver::Task(pause) = shared.options.driver.clone() {
+            let writer =
+                Writer::start(Arc::clone(&shared), Spares::inline(&shared, state.spares), state.log)?;
+            let stepped = Arc::new(Mutex::new(Some(writer)));
+            TaskTracker::new().spawn(step(Arc::clone(&shared), Arc::clone(&stepped), pause));
+            let inner = Inner { shared, threads: Mutex::default(), stepped };
+            return Ok((Self { inner: Arc::new(inner) }, state.recovered));
+        }
         let (stop, stopped) = bounded(0);
         let (spares, spare_thread) = Spares::start(&shared, state.spares, stopped.clone())?;
         let writer = Writer::start(Arc::clone(&shared), spares, state.log)?;
@@ -220,7 +284,7 @@ impl Wal {
             writer: Some(spawn("wal-writer", Box::new(move || writer.run()))?),
             stop: Some(stop),
         };
-        let inner = Arc::new(Inner { shared, threads: Mutex::new(threads) });
+        let inner = Arc::new(Inner { shared, threads: Mutex::new(threads), stepped: Stepped::default() });
         Ok((Self { inner }, state.recovered))
     }
 

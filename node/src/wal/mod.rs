@@ -51,7 +51,7 @@ mod writer;
 mod tests;
 
 pub use error::{Damage, WalError};
-pub use log::{GroupLog, Options, Stats, Wal};
+pub use log::{Driver, GroupLog, OnFatal, Options, Stats, Wal, WriterPause};
 pub use record::{Done, GroupState, Position, Record, SNAPSHOT_BYTES_MAX, VoteRecord};
 pub use recover::Recovered;
 

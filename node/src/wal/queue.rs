@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
+use tokio::sync::Notify;
 
 use super::codec::{self, GenerationRecord, StateRecord};
 use super::frame::frame_bytes;
@@ -100,6 +101,8 @@ struct State {
 pub(super) struct Queue {
     state: Mutex<State>,
     work: Condvar,
+    /// The same for a writer that is a task.
+    wake: Notify,
     room: Condvar,
 }
 
@@ -123,6 +126,7 @@ impl Queue {
             state.parked = false;
             drop(state);
             self.work.notify_one();
+            self.wake.notify_one();
         }
         None
     }
@@ -144,6 +148,21 @@ impl Queue {
         state.closed
     }
 
+    /// Waits until there is something, or the queue is closed.
+    pub async fn filled(&self) {
+        loop {
+            {
+                let mut state = self.state.lock();
+                if state.closed || !state.ops.is_empty() {
+                    return;
+                }
+                state.parked = true;
+            }
+            // A submission in between has left its permit.
+            self.wake.notified().await;
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         self.state.lock().ops.is_empty()
     }
@@ -156,6 +175,7 @@ impl Queue {
     pub fn close(&self) {
         self.state.lock().closed = true;
         self.work.notify_all();
+        self.wake.notify_one();
         self.room.notify_all();
     }
 }

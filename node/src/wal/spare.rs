@@ -43,9 +43,15 @@ pub(super) struct Spares {
     dir: PathBuf,
     bytes: u64,
     recycled: Vec<Spare>,
+    /// `None`: files are made where they are taken.
+    maker: Option<Maker>,
+    requested: bool,
+}
+
+/// The thread's two ends.
+struct Maker {
     request: Sender<u64>,
     ready: Receiver<Spare>,
-    requested: bool,
 }
 
 impl Spares {
@@ -66,13 +72,20 @@ impl Spares {
                 .spawn(move || make_spares(&own_dir, bytes, &requests, &give, &stop))
                 .map_err(WalError::io("start the allocating thread of", &dir))?
         };
-        Ok((Self { dir, bytes, recycled, request, ready, requested: false }, thread))
+        let maker = Some(Maker { request, ready });
+        Ok((Self { dir, bytes, recycled, maker, requested: false }, thread))
+    }
+
+    /// A stock without a thread.
+    pub fn inline(shared: &Shared, recycled: Vec<Spare>) -> Self {
+        let (dir, bytes) = (shared.dir.clone(), shared.options.segment_bytes);
+        Self { dir, bytes, recycled, maker: None, requested: false }
     }
 
     /// Orders a file for the next rotation unless there is one. `number` is used by no other file.
     pub fn order(&mut self, number: u64) {
-        if self.recycled.is_empty() && !self.requested {
-            self.requested = self.request.try_send(number).is_ok();
+        if let Some(maker) = self.maker.as_ref().filter(|_| self.recycled.is_empty() && !self.requested) {
+            self.requested = maker.request.try_send(number).is_ok();
         }
     }
 
@@ -82,8 +95,9 @@ impl Spares {
             return Ok(spare);
         }
         self.order(number);
+        let Some(maker) = &self.maker else { return make_spare(&self.dir, self.bytes, number) };
         loop {
-            match self.ready.recv_timeout(RETRY) {
+            match maker.ready.recv_timeout(RETRY) {
                 Ok(spare) => {
                     self.requested = false;
                     return Ok(spare);

@@ -51,6 +51,23 @@ pub(super) struct Writer {
     recent_bytes: u64,
 }
 
+/// How a turn of the writer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// The next turn waits for submissions.
+    Idle,
+    /// There is more to do at once.
+    Busy,
+    /// The log is closed and durable.
+    Ended,
+}
+
+impl Turn {
+    fn is_end(self) -> bool {
+        self == Self::Ended
+    }
+}
+
 impl Writer {
     /// Begins a new segment behind what was recovered.
     pub fn start(shared: Arc<Shared>, mut spares: Spares, log: LogEnd) -> Result<Self, WalError> {
@@ -98,11 +115,15 @@ impl Writer {
 
     /// Body of the thread.
     pub fn run(mut self) {
-        let error = match catch_unwind(AssertUnwindSafe(|| self.serve())) {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error,
-            Err(_) => WalError::Failed("the writer thread panicked".into()),
-        };
+        match catch_unwind(AssertUnwindSafe(|| self.serve())) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.end(error),
+            Err(_) => self.end(WalError::Failed("the writer thread panicked".into())),
+        }
+    }
+
+    /// Answers everything that is queued with the failure of a turn.
+    pub fn end(mut self, error: WalError) {
         if !matches!(error, WalError::Closed) {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
             self.shared.fail(&format!("{error}{}", cause.unwrap_or_default()));
@@ -122,21 +143,35 @@ impl Writer {
     }
 
     fn serve(&mut self) -> Result<(), WalError> {
-        loop {
+        while !self.step(true)?.is_end() {}
+        Ok(())
+    }
+
+    /// Writes and flushes what is queued, if anything is, without waiting for more.
+    pub fn turn(&mut self) -> Result<Turn, WalError> {
+        self.step(false)
+    }
+
+    fn step(&mut self, wait: bool) -> Result<Turn, WalError> {
+        if self.backlog.is_empty() {
+            let idle = !self.has_chores();
+            if idle && self.shared.queue.is_empty() {
+                self.seal()?;
+            }
+            let closed = self.shared.queue.take(&mut self.backlog, idle && wait);
             if self.backlog.is_empty() {
-                let idle = !self.has_chores();
-                if idle && self.shared.queue.is_empty() {
+                if closed {
                     self.seal()?;
+                    self.flush_with(|_| Ok(()))?;
+                    return Ok(Turn::Ended);
                 }
-                let closed = self.shared.queue.take(&mut self.backlog, idle);
-                if closed && self.backlog.is_empty() {
-                    break;
+                if idle {
+                    return Ok(Turn::Idle);
                 }
             }
-            self.commit()?;
         }
-        self.seal()?;
-        self.flush_with(|_| Ok(()))
+        self.commit()?;
+        Ok(if self.backlog.is_empty() && !self.has_chores() { Turn::Idle } else { Turn::Busy })
     }
 
     fn has_chores(&self) -> bool {

@@ -1,17 +1,37 @@
 //! How a connection to a node is set up: timeouts, keepalive, windows and message limits.
 
+use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tonic::transport::{Channel, Endpoint};
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
 
 use crate::limits::MESSAGE_BYTES_MAX;
+
+/// A connection's bytes in both directions.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
+
+/// Makes connections by other means than TCP, for simulations. It is the way to everywhere, so it lives as long as
+/// the process.
+pub trait Connect: fmt::Debug + Send + Sync + 'static {
+    /// Connects to `addr` (`host:port`).
+    fn connect(&self, addr: String) -> BoxFuture<'static, io::Result<Box<dyn ByteStream>>>;
+}
 
 /// Settings of a connection. tonic has no keepalive unless told, so a silent peer would hang its callers.
 #[derive(Debug, Clone, Copy)]
 pub struct ChannelSettings {
     /// The connection's own end is bound to this address of the machine; `None`: the system picks one.
     pub local_address: Option<IpAddr>,
+    /// `None`: TCP.
+    pub connector: Option<&'static dyn Connect>,
     pub connect_timeout: Duration,
     /// Between HTTP/2 pings.
     pub keepalive_interval: Duration,
@@ -26,6 +46,7 @@ impl Default for ChannelSettings {
     fn default() -> Self {
         Self {
             local_address: None,
+            connector: None,
             connect_timeout: Duration::from_millis(1000),
             keepalive_interval: Duration::from_millis(1000),
             keepalive_timeout: Duration::from_millis(2000),
@@ -71,7 +92,14 @@ impl ChannelSettings {
     /// # Errors
     /// [`BadAddr`].
     pub fn lazy(&self, addr: &str) -> Result<Channel, BadAddr> {
-        Ok(self.endpoint(addr)?.connect_lazy())
+        let endpoint = self.endpoint(addr)?;
+        let Some(connector) = self.connector else { return Ok(endpoint.connect_lazy()) };
+        let connect = move |to: Uri| {
+            let addr = to.authority().map(ToString::to_string).unwrap_or_default();
+            let connecting = connector.connect(addr);
+            async move { connecting.await.map(TokioIo::new) }
+        };
+        Ok(endpoint.connect_with_connector_lazy(service_fn(connect)))
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use borough_proto::error::{Outcome, ProblemType};
 use borough_proto::exchange::channel::ChannelSettings;
+use borough_proto::exchange::pool::PoolSettings;
 use borough_proto::exchange::{Answer, ForwardError, ForwardSettings, Forwarder, Why};
 use borough_proto::idempotency::{CLAIM, position_of};
 use borough_proto::{ClusterMap, ShardId, wire};
@@ -32,6 +33,7 @@ const NEW_COLLECTION: Duration = Duration::from_secs(1);
 /// The nodes. The forwarder starts with the first call, within the caller's runtime.
 pub(crate) struct Direct {
     seeds: Vec<String>,
+    channel: ChannelSettings,
     running: OnceLock<Running>,
 }
 
@@ -56,23 +58,24 @@ struct Way<'a> {
 }
 
 impl Direct {
-    pub fn new(seeds: Vec<String>) -> Result<Self, BuildError> {
+    pub fn new(seeds: Vec<String>, channel: ChannelSettings) -> Result<Self, BuildError> {
         if seeds.is_empty() {
             return Err(BuildError::NowhereToGo);
         }
         for addr in &seeds {
-            ChannelSettings::default()
+            channel
                 .endpoint(addr)
                 .map_err(|error| BuildError::BadNode { addr: addr.clone(), reason: error.to_string() })?;
         }
-        Ok(Self { seeds, running: OnceLock::new() })
+        Ok(Self { seeds, channel, running: OnceLock::new() })
     }
 
     fn forwarder(&self) -> &Forwarder {
         let start = || {
             let stop = CancellationToken::new();
-            let forwarder =
-                Forwarder::start(self.seeds.clone(), ForwardSettings::default(), &TaskTracker::new(), &stop);
+            let pool = PoolSettings { channel: self.channel, ..PoolSettings::default() };
+            let settings = ForwardSettings { pool, ..ForwardSettings::default() };
+            let forwarder = Forwarder::start(self.seeds.clone(), settings, &TaskTracker::new(), &stop);
             Running { forwarder, _stop: stop.drop_guard() }
         };
         &self.running.get_or_init(start).forwarder

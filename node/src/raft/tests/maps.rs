@@ -7,6 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use super::growth::{boxed, config, until};
 use super::*;
+use crate::environment::Environment;
 use crate::identity::{DataDir, Identity};
 use crate::node::Node;
 use crate::rpc::cluster::ClusterService;
@@ -22,7 +23,8 @@ struct Told {
 async fn tells(id: u64, join: &[String], tasks: &TaskTracker, stop: &CancellationToken) -> Told {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), EngineKind::Sled, join);
-    let node = lifecycle::build(config, DataDir::open(dir.path()).unwrap()).await.unwrap();
+    let node =
+        lifecycle::build(config, DataDir::open(dir.path()).unwrap(), Environment::default()).await.unwrap();
     node.identity.set(Identity { cluster_id: "c".to_owned(), node: NodeId(id) }).unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

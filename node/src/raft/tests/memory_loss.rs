@@ -9,6 +9,7 @@ use wire::raft_frame::Body;
 
 use super::growth::{Running, boxed, config, generations, until};
 use super::*;
+use crate::Environment;
 use crate::config::Config;
 use crate::identity::{DataDir, Identity};
 use crate::lifecycle;
@@ -45,7 +46,7 @@ fn map(epoch: u64, replica: Option<ReplicaId>) -> ClusterMap {
 
 async fn node(dir: &Path) -> Arc<Node> {
     let config = config(dir, EngineKind::Sled, &[]);
-    let node = lifecycle::build(config, DataDir::open(dir).unwrap()).await.unwrap();
+    let node = lifecycle::build(config, DataDir::open(dir).unwrap(), Environment::default()).await.unwrap();
     node.identity.set(Identity { cluster_id: "c".to_owned(), node: NodeId(1) }).unwrap();
     node
 }
