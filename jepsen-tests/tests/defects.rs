@@ -45,31 +45,11 @@ async fn found(defect: &str, workload: Workload, nemeses: &[Nemesis], told: &str
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_leader_that_asks_nobody_reads_what_is_old() -> anyhow::Result<()> {
-    found("read-without-quorum", Workload::Register, &[Nemesis::PauseLeader], "").await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_that_are_forgotten_go_back() -> anyhow::Result<()> {
-    found("forget-session", Workload::Session, &[Nemesis::LinkDelay], "").await
+    found("forget-session", Workload::Session, &[Nemesis::LinkDelay], "session: INVALID").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bounds_that_are_forgotten_are_exceeded() -> anyhow::Result<()> {
-    found("forget-staleness", Workload::Stale, &[Nemesis::PartitionMajority], "").await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_that_a_moved_shard_has_forgotten_apply_twice() -> anyhow::Result<()> {
-    found("forget-idempotency", Workload::Idempotent, &[Nemesis::Membership], "").await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn entries_that_are_applied_twice_are_seen() -> anyhow::Result<()> {
-    found("apply-twice", Workload::Register, &[Nemesis::None], "").await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn maps_that_go_back_are_seen() -> anyhow::Result<()> {
-    found("ignore-epoch", Workload::Scan, &[Nemesis::Membership, Nemesis::KillMeta], "").await
+    found("forget-staleness", Workload::Stale, &[Nemesis::PartitionMajority], "stale: INVALID").await
 }

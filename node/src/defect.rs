@@ -6,22 +6,10 @@
 /// A rule that is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defect {
-    /// Writes are acknowledged before the log has reached the disk (I1).
-    AnswerBeforeSync,
-    /// New files of the log are not made durable in their directory (I1).
-    SkipDirectorySync,
-    /// A leader answers reads without asking a quorum whether it still is one (I7).
-    ReadWithoutQuorum,
     /// Replicas answer sessions before they have what the session has seen.
     ForgetSession,
     /// Replicas answer reads that may be stale however stale they are.
     ForgetStaleness,
-    /// A snapshot lacks what is known of requests that were answered: a moved shard has forgotten them.
-    ForgetIdempotency,
-    /// What a log entry says is done twice.
-    ApplyTwice,
-    /// An older map replaces a newer one (I6).
-    IgnoreEpoch,
 }
 
 #[cfg(feature = "defects")]
@@ -30,16 +18,8 @@ mod chosen {
 
     use super::Defect;
 
-    const ALL: [(&str, Defect); 8] = [
-        ("answer-before-sync", Defect::AnswerBeforeSync),
-        ("skip-directory-sync", Defect::SkipDirectorySync),
-        ("read-without-quorum", Defect::ReadWithoutQuorum),
-        ("forget-session", Defect::ForgetSession),
-        ("forget-staleness", Defect::ForgetStaleness),
-        ("forget-idempotency", Defect::ForgetIdempotency),
-        ("apply-twice", Defect::ApplyTwice),
-        ("ignore-epoch", Defect::IgnoreEpoch),
-    ];
+    const ALL: [(&str, Defect); 2] =
+        [("forget-session", Defect::ForgetSession), ("forget-staleness", Defect::ForgetStaleness)];
 
     static CHOSEN: LazyLock<Option<Defect>> = LazyLock::new(|| {
         let name = std::env::var("JEPSEN_DEFECT").ok()?;

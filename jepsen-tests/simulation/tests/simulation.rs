@@ -1,5 +1,7 @@
 //! The simulation itself: seeds repeat, promises hold, and a disk that lies is found out.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic where it does not hold")]
+
 use std::collections::BTreeMap;
 use std::process::Command;
 
@@ -38,7 +40,9 @@ fn schedules_keep_every_promise() {
 
 #[test]
 fn disks_that_acknowledge_before_they_have_written_are_found_out() {
-    let outcomes = run("1..8", &["--lying-disks"]);
+    let outcomes = run("20..27", &["--lying-disks"]);
     let violations = outcomes.values().flat_map(|outcome| outcome["violations"].as_array().unwrap());
-    assert!(violations.count() > 0, "{outcomes:#?}");
+    // Not only logs that cannot be: also acknowledged writes that are gone.
+    let lost = violations.filter(|violation| violation.as_str().unwrap().starts_with("lost"));
+    assert!(lost.count() > 0, "{outcomes:#?}");
 }

@@ -23,7 +23,6 @@ use super::types::{
     vote_from_wire, vote_to_wire,
 };
 use crate::crash;
-use crate::defect::{self, Defect};
 
 type GroupRaft = Raft<TypeConfig, StateMachine>;
 
@@ -160,9 +159,6 @@ impl Group {
     }
 
     async fn confirmed_index(&self) -> Result<u64, ReadError> {
-        if defect::has(Defect::ReadWithoutQuorum) && self.is_leader() {
-            return Ok(*self.state.applied_index().borrow());
-        }
         let mut deaf = self.state.deaf.subscribe();
         if *deaf.borrow_and_update() {
             return Err(ReadError::NotLeader { leader: None });

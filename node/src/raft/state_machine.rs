@@ -25,7 +25,6 @@ use super::types::{
     proposal_message,
 };
 use crate::crash;
-use crate::defect::{self, Defect};
 use crate::store::snapshot::{PointInTime, VersionedSpace};
 use crate::store::{Engine, Space, SpaceId, StoreError};
 use crate::wal::GroupLog;
@@ -243,11 +242,8 @@ impl ReplicaState {
         let encoded = applied_to_wire(next.applied.as_ref(), &next.membership).encode_to_vec();
         let record = (Bytes::from_static(APPLIED_KEY), Bytes::from(encoded));
         self.applying.store(last.index, Ordering::Release);
-        let apply = |record| self.machine.apply(&self.space.load().space, &commands, record);
-        if defect::has(Defect::ApplyTwice) {
-            apply(record.clone()).map_err(io::Error::other)?;
-        }
-        let replies = apply(record).map_err(io::Error::other)?;
+        let replies =
+            self.machine.apply(&self.space.load().space, &commands, record).map_err(io::Error::other)?;
         *position = next;
         drop(position);
         for (entry, _) in &items {

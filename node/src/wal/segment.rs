@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use super::frame::{self, FRAME_HEADER, FrameHeader, Kind, crc, u32_at, u64_at};
 use super::index::Loc;
 use super::{Damage, Record, ReplicaId, WalError};
-use crate::defect::{self, Defect};
 use bytes::Bytes;
 
 pub(super) const HEADER: usize = 64;
@@ -203,8 +202,5 @@ pub(super) fn create_zeroed(path: &Path, bytes: u64) -> Result<File, WalError> {
 
 /// Makes names created, changed or removed in `dir` durable (I3).
 pub(super) fn sync_dir(dir: &Path) -> Result<(), WalError> {
-    if defect::has(Defect::SkipDirectorySync) {
-        return Ok(());
-    }
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(WalError::io("sync directory", dir))
 }
