@@ -6,7 +6,7 @@
 //! The replicas are planned in two steps. First every group is told how many replicas each zone gets, by filling
 //! the zones evenly; where that leaves a choice (three replicas on two zones), the choice evens out the nodes.
 //! Then every zone spreads its replicas over its nodes, on its own. That is as even as can be, and close to the fewest
-//! moves and bytes; [`thrift`] then finds the very fewest where the cluster is not too large for that. Leaders are
+//! moves and bytes; the module `thrift` then finds the very fewest where the cluster is not too large for that. Leaders are
 //! spread last, over the replicas that are there after the moves.
 
 mod flow;
