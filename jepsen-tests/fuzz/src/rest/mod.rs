@@ -2,7 +2,7 @@
 //! machine. Every answer is one that the API documents, errors are problems, the node is asked for nothing that it would
 //! have to refuse, and what was written is found again where it was written.
 //!
-//! An input is text: up to [`REQUESTS_MAX`] requests, each as [`request`] reads it. They are sent one after the other.
+//! An input is text: up to `REQUESTS_MAX` requests, each as `request` reads it. They are sent one after the other.
 
 mod check;
 mod node;

@@ -2,8 +2,8 @@
 //!
 //! | first byte, modulo 4 | the rest is |
 //! |---|---|
-//! | 0, 1 | a script of what a node logs ([`history`]), and one fault of the disk; what must be found afterwards is known |
-//! | 2 | a script of frames that no node writes, under checksums that hold ([`wild`]) |
+//! | 0, 1 | a script of what a node logs (`history`), and one fault of the disk; what must be found afterwards is known |
+//! | 2 | a script of frames that no node writes, under checksums that hold (`wild`) |
 //! | 3 | the bytes of a segment file |
 
 mod history;

@@ -2,12 +2,12 @@
 //!
 //! | first byte, modulo 8 | the rest is |
 //! |---|---|
-//! | 0 – 2 | a byte that names a message, and the message ([`messages`]) |
-//! | 3 | an entry of a Raft log, as the log keeps it ([`entries`]) |
+//! | 0 – 2 | a byte that names a message, and the message (`messages`) |
+//! | 3 | an entry of a Raft log, as the log keeps it (`entries`) |
 //! | 4 | a snapshot's chunk |
-//! | 5 | commands of a shard, each behind its length ([`shard`]) |
-//! | 6 | commands of the catalog, each behind its length ([`catalog`]) |
-//! | 7 | a cluster map and updates of it, each behind its length ([`maps`]) |
+//! | 5 | commands of a shard, each behind its length (`shard`) |
+//! | 6 | commands of the catalog, each behind its length (`catalog`) |
+//! | 7 | a cluster map and updates of it, each behind its length (`maps`) |
 
 pub(crate) mod catalog;
 mod entries;
