@@ -47,7 +47,7 @@ enum Who {
 }
 
 /// Each step of a move, and who can die there.
-const STEPS: [(Who, &str); 17] = [
+const STEPS: [(Who, &str); 15] = [
     (Who::MetaLeader, "call-recorded"),
     (Who::MetaLeader, "move-begun"),
     (Who::Target, "replica-opened"),
@@ -55,11 +55,8 @@ const STEPS: [(Who, &str); 17] = [
     (Who::Target, "snapshot-chunk-staged"),
     (Who::Target, "snapshot-staged"),
     (Who::Target, "snapshot-installed"),
-    // A source that leads does not for long: it hands over before the members change.
-    (Who::Source, "leadership-handed-over"),
     (Who::ShardLeader, "joint-applied"),
     (Who::Source, "joint-applied"),
-    (Who::Target, "joint-applied"),
     (Who::ShardLeader, "members-applied"),
     (Who::MetaLeader, "members-changed"),
     (Who::MetaLeader, "change-recorded"),
