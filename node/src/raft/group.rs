@@ -427,6 +427,9 @@ impl Group {
             }
             contact.leading = None;
             drop(contact);
+            // Whoever leads again, or is asked who leads, begins to listen anew.
+            self.hearing.lock().reset();
+            self.state.deaf.send_if_modified(std::mem::take);
             let mut voters = metrics.membership_config.membership().voter_ids();
             match voters.position(|voter| voter == self.replica.get()) {
                 Some(rank) => u32::try_from(rank).unwrap_or(u32::MAX),
