@@ -35,6 +35,8 @@ use crate::store::snapshot::PointInTime;
 use crate::store::{Batch, Space, StoreError};
 
 const CHUNK_BYTES: usize = 256 << 10;
+/// Keys and values that go into one engine batch when a chunk is staged.
+const STAGED_BATCH_BYTES: usize = 32 << 10;
 /// Chunks sent and not yet acknowledged.
 const WINDOW: usize = 8;
 /// Snapshots sent at once by a node.
@@ -367,7 +369,11 @@ impl SnapshotReceiver {
             let arrived = chunk.data.len() as u64;
             let space = Arc::clone(&partial.space);
             let staging = move || match decode_pairs(chunk.data) {
-                Some(batch) => space.apply(batch).map_err(|error| error.to_string()),
+                // In short batches: nobody reads it before it is whole.
+                Some(batch) => batch
+                    .split(STAGED_BATCH_BYTES)
+                    .try_for_each(|batch| space.apply(batch))
+                    .map_err(|error| error.to_string()),
                 None => Err("it is malformed".to_owned()),
             };
             let staged = crate::blocking::spawn(staging).await.map_err(|error| error.to_string());

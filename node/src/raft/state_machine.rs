@@ -37,6 +37,8 @@ const APPLIED_KEY: &[u8] = b"r/applied";
 const CATCH_UP_GRACE: Duration = Duration::from_secs(10);
 /// Entries that go into one engine batch at most.
 const BATCH_ENTRIES_MAX: usize = 512;
+/// Bytes of commands after which an engine batch ends: long ones cost engines more than the same in several.
+const BATCH_BYTES: usize = 32 << 10;
 
 /// What a group replicates: a shard's documents or the catalog.
 pub trait Machine: Send + Sync + 'static {
@@ -375,7 +377,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         let mut chunks = entries.ready_chunks(BATCH_ENTRIES_MAX);
         while let Some(chunk) = chunks.next().await {
-            let items = chunk.into_iter().collect::<Result<Vec<_>, _>>()?;
+            let (mut items, mut bytes) = (Vec::with_capacity(chunk.len()), 0);
+            for item in chunk {
+                let item = item?;
+                if let EntryPayload::Normal(proposal) = &item.0.payload {
+                    bytes += proposal.0.len();
+                }
+                items.push(item);
+                if bytes >= BATCH_BYTES {
+                    self.0.apply_batch(std::mem::take(&mut items))?;
+                    bytes = 0;
+                }
+            }
             self.0.apply_batch(items)?;
         }
         Ok(())

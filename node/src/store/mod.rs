@@ -31,6 +31,8 @@ pub use self::memory::MemoryEngine;
 pub use self::open::open_engine;
 pub use self::sled::SledEngine;
 pub use self::snapshot::{PointInTime, VersionedSpace};
+#[cfg(test)]
+pub(crate) use self::tests::StopOnDrop;
 
 /// One replica's data. A snapshot is installed into the next generation, which then replaces the
 /// current one at once, so a crash in between leaves one of them whole.
@@ -51,6 +53,23 @@ impl fmt::Display for SpaceId {
 pub struct Batch {
     /// `None` removes the key.
     pub changes: Vec<(Bytes, Option<Bytes>)>,
+}
+
+impl Batch {
+    /// The same changes in the same order, in batches that end with the change that reaches `bytes` of keys and values.
+    pub fn split(self, bytes: usize) -> impl Iterator<Item = Self> {
+        let mut changes = self.changes.into_iter();
+        std::iter::from_fn(move || {
+            let (mut part, mut taken) = (Vec::new(), 0);
+            while taken < bytes
+                && let Some((key, value)) = changes.next()
+            {
+                taken += key.len() + value.as_ref().map_or(0, Bytes::len);
+                part.push((key, value));
+            }
+            (!part.is_empty()).then_some(Self { changes: part })
+        })
+    }
 }
 
 /// Keys and values in key order (or reverse).

@@ -6,8 +6,13 @@
 //! * It panics on damage: every call is run where a panic becomes [`StoreError::Damaged`] (I10).
 //! * Pages above 128 KiB become files that it never syncs, and a page holds up to 17 values: larger values are
 //!   cut into chunks, under keys that scans do not show.
+//! * Its threads can wait for one another for ever when writes outrun the disk: `parts` makes writers wait in time,
+//!   and sled's own writer in the background, which nothing can make wait, is off. What that does beside writing, to
+//!   clean segments, writers do as well.
 //! * Inside a database space is reused, never given back: measured, the file stays at five to eight times the
 //!   live bytes however often they are overwritten or replaced, and at its peak after removals. So no rewriting.
+
+mod parts;
 
 use std::fmt;
 use std::fs::OpenOptions;
@@ -19,9 +24,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use sled::{IVec, Mode, Tree};
 
+use self::parts::{BATCH_WEIGHT_MAX, Op, Unsettled};
 use super::checkpoint::Checkpoint;
 use super::damage::contain;
 use super::files::{
@@ -33,16 +39,16 @@ use super::{Batch, Engine, KeyRange, Scan, Space, SpaceId, StoreError, is_empty_
 
 /// Largest value that is stored in one piece, and the size of a chunk. 17 of them stay below 128 KiB.
 const CHUNK_BYTES: usize = 6 << 10;
-/// How often sled's own thread writes, reclaims space and syncs. Each round is an fsync of each space, idle or not:
-/// 33 idle spaces cost 0.25 % of a core and 17 disk flushes a second so, and four times that at sled's default.
-const BACKGROUND_EVERY: Duration = Duration::from_secs(2);
 /// The lock of a closed database is released by sled's background threads.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const HALFWAY: &str = "a long batch failed in its middle; it is ended when the space is opened again";
 
 /// First byte of a key in the tree: what it is.
 const VALUE: u8 = 0;
 const CHUNK: u8 = 1;
 const CHECKPOINT: u8 = 2;
+const STAGED: u8 = 3;
+const STAGED_WHOLE: u8 = 4;
 
 /// sled databases side by side in a directory.
 #[derive(Debug)]
@@ -102,7 +108,9 @@ struct SledSpace {
     /// Whether any value may lie in chunks; while none does, writes need no look at what they replace.
     chunked: AtomicBool,
     writes: AtomicU64,
-    applying: Mutex<()>,
+    applying: Mutex<Unsettled>,
+    /// Held for writing while a long batch takes effect in parts. True when that failed in its middle.
+    in_parts: RwLock<bool>,
     checkpoint: Mutex<Checkpoint>,
 }
 
@@ -113,9 +121,12 @@ impl fmt::Debug for SledSpace {
 }
 
 /// Why work on a tree failed.
+#[derive(Debug)]
 enum Fault {
     Sled(sled::Error),
     Damaged(String),
+    /// A long batch failed in its middle.
+    Halfway,
 }
 
 impl From<sled::Error> for Fault {
@@ -150,7 +161,8 @@ impl SledSpace {
             damaged: AtomicBool::new(false),
             chunked: AtomicBool::new(chunked),
             writes: AtomicU64::new(0),
-            applying: Mutex::new(()),
+            applying: Mutex::default(),
+            in_parts: RwLock::new(false),
             checkpoint: Mutex::new(checkpoint),
         })
     }
@@ -188,6 +200,7 @@ impl SledSpace {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(Fault::Damaged(detail))) => Err(self.damaged_error(detail)),
             Ok(Err(Fault::Sled(error))) => Err(convert(operation, self.id, &self.dir, error)),
+            Ok(Err(Fault::Halfway)) => Err(self.engine_error(operation, HALFWAY.to_owned())),
             Err(panicked) => {
                 self.damaged.store(true, Ordering::Relaxed);
                 Err(self.damaged_error(format!("{operation}: {panicked}")))
@@ -203,14 +216,34 @@ impl SledSpace {
         StoreError::Damaged { space: self.id.to_string(), detail }
     }
 
+    /// Keeps long batches from taking effect, which go in parts.
+    fn between_batches(&self) -> Result<RwLockReadGuard<'_, bool>, Fault> {
+        let halfway = self.in_parts.read();
+        if *halfway { Err(Fault::Halfway) } else { Ok(halfway) }
+    }
+
+    /// What `batch` does in the tree.
+    fn operations(&self, tree: &Tree, batch: &Batch, chunked: bool) -> Result<Vec<Op>, Fault> {
+        let mut ops = Vec::with_capacity(batch.changes.len());
+        if chunked {
+            // Only the last change of a key counts, or chunks of an earlier one would stay behind.
+            let mut seen = std::collections::HashSet::with_capacity(batch.changes.len());
+            for (key, value) in batch.changes.iter().rev() {
+                if seen.insert(key) {
+                    self.change(tree, &mut ops, key, value.as_ref())?;
+                }
+            }
+        } else {
+            for (key, value) in &batch.changes {
+                let value = value.as_ref().map(|value| value::encode(WHOLE, key, value));
+                ops.push((tagged(VALUE, key), value));
+            }
+        }
+        Ok(ops)
+    }
+
     /// Puts `value` under `key`, in chunks when it is large, and removes chunks of the value that it replaces.
-    fn change(
-        &self,
-        tree: &Tree,
-        batch: &mut sled::Batch,
-        key: &[u8],
-        value: Option<&Bytes>,
-    ) -> Result<(), Fault> {
+    fn change(&self, tree: &Tree, ops: &mut Vec<Op>, key: &[u8], value: Option<&Bytes>) -> Result<(), Fault> {
         let stored_key = tagged(VALUE, key);
         let stale = match tree.get(&stored_key)? {
             Some(old) => match value::decode(key, &old)? {
@@ -221,9 +254,9 @@ impl SledSpace {
         };
         let mut kept = 0;
         match value {
-            None => batch.remove(stored_key),
+            None => ops.push((stored_key, None)),
             Some(value) if value.len() <= CHUNK_BYTES => {
-                batch.insert(stored_key, value::encode(WHOLE, key, value));
+                ops.push((stored_key, Some(value::encode(WHOLE, key, value))));
             }
             Some(value) => {
                 let manifest = Manifest {
@@ -231,25 +264,26 @@ impl SledSpace {
                     value_crc: crc32fast::hash(value),
                     write: self.writes.fetch_add(1, Ordering::Relaxed),
                 };
-                batch.insert(stored_key, value::encode(CHUNKED, key, &manifest.to_payload()));
+                ops.push((stored_key, Some(value::encode(CHUNKED, key, &manifest.to_payload()))));
                 for chunk in value.chunks(CHUNK_BYTES) {
-                    batch.insert(chunk_key(key, kept), chunk);
+                    ops.push((chunk_key(key, kept), Some(chunk.to_vec())));
                     kept += 1;
                 }
             }
         }
-        for chunk in kept..stale {
-            batch.remove(chunk_key(key, chunk));
-        }
+        ops.extend((kept..stale).map(|chunk| (chunk_key(key, chunk), None)));
         Ok(())
     }
 }
 
 impl Space for SledSpace {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
-        self.on_tree("get", |tree| match tree.get(tagged(VALUE, key))? {
-            Some(stored) => load(tree, key, stored),
-            None => Ok(None),
+        self.on_tree("get", |tree| {
+            let _whole = self.between_batches()?;
+            match tree.get(tagged(VALUE, key))? {
+                Some(stored) => load(tree, key, stored),
+                None => Ok(None),
+            }
         })
     }
 
@@ -280,39 +314,24 @@ impl Space for SledSpace {
             .changes
             .iter()
             .any(|(_, value)| value.as_ref().is_some_and(|value| value.len() > CHUNK_BYTES));
-        let _serial = self.applying.lock();
+        let mut unsettled = self.applying.lock();
         if any_large {
             self.chunked.store(true, Ordering::Relaxed);
         }
         let chunked = self.chunked.load(Ordering::Relaxed);
         self.on_tree("apply", |tree| {
-            let mut changes = sled::Batch::default();
-            if chunked {
-                // Only the last change of a key counts, or chunks of an earlier one would stay behind.
-                let mut seen = std::collections::HashSet::with_capacity(batch.changes.len());
-                for (key, value) in batch.changes.iter().rev() {
-                    if seen.insert(key) {
-                        self.change(tree, &mut changes, key, value.as_ref())?;
-                    }
-                }
-            } else if let [(key, value)] = batch.changes.as_slice() {
-                // A single change is atomic without sled's lock over all databases.
-                let stored_key = tagged(VALUE, key);
-                match value {
-                    Some(value) => tree.insert(stored_key, value::encode(WHOLE, key, value))?,
-                    None => tree.remove(stored_key)?,
-                };
-                return Ok(());
-            } else {
-                for (key, value) in &batch.changes {
-                    let stored_key = tagged(VALUE, key);
-                    match value {
-                        Some(value) => changes.insert(stored_key, value::encode(WHOLE, key, value)),
-                        None => changes.remove(stored_key),
-                    }
-                }
+            drop(self.between_batches()?);
+            let ops = self.operations(tree, &batch, chunked)?;
+            if parts::weight(&ops) <= BATCH_WEIGHT_MAX {
+                return Ok(unsettled.write(tree, ops)?);
             }
-            Ok(tree.apply_batch(changes)?)
+            parts::stage(tree, &mut unsettled, &ops)?;
+            let mut halfway = self.in_parts.write();
+            *halfway = true;
+            unsettled.write_in_parts(tree, ops)?;
+            *halfway = false;
+            drop(halfway);
+            parts::forget(tree, &mut unsettled)
         })
     }
 
@@ -341,6 +360,7 @@ struct SledScan<'a> {
 impl SledScan<'_> {
     fn step(&mut self) -> Result<Option<(Bytes, Bytes)>, Fault> {
         loop {
+            let _whole = self.space.between_batches()?;
             let next = if self.reverse { self.found.next_back() } else { self.found.next() };
             let Some(next) = next else { return Ok(None) };
             let (stored_key, stored) = next?;
@@ -429,8 +449,9 @@ fn open_db(id: SpaceId, dir: &Path, cache_bytes: u64) -> Result<(sled::Db, bool,
                 .path(dir)
                 .cache_capacity(cache_bytes)
                 .mode(Mode::HighThroughput)
-                .flush_every_ms(Some(u64::try_from(BACKGROUND_EVERY.as_millis()).unwrap_or(u64::MAX)))
+                .flush_every_ms(None)
                 .open()?;
+            parts::finish(&db)?;
             // Reads of both ends walk the tree's edges, where damage shows early.
             db.first()?;
             db.last()?;
@@ -452,6 +473,7 @@ fn open_db(id: SpaceId, dir: &Path, cache_bytes: u64) -> Result<(sled::Db, bool,
             Ok(Err(Fault::Sled(sled::Error::Unsupported(detail)))) => return Err(damaged(detail)),
             Ok(Err(Fault::Sled(error))) => return Err(convert("open", id, dir, error)),
             Ok(Err(Fault::Damaged(detail))) | Err(detail) => return Err(damaged(detail)),
+            Ok(Err(Fault::Halfway)) => return Err(damaged(HALFWAY.to_owned())),
         }
     }
 }

@@ -63,6 +63,15 @@ impl Fixture {
     }
 }
 
+/// Tells threads to end when it goes, also by a failure: a scope waits for its threads, and would without end.
+pub(crate) struct StopOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn open(kind: EngineKind, dir: &Path) -> Result<Arc<dyn Engine>, StoreError> {
     open_engine(kind, dir, CACHE_BYTES, 4)
 }
@@ -132,6 +141,7 @@ suite![
     opening_twice_gives_one_handle,
     spaces_do_not_see_each_other,
     readers_see_whole_values_while_a_writer_overwrites,
+    long_batches_take_effect_at_once_and_whole,
     scan_meets_every_untouched_key_while_others_change,
 ];
 
@@ -341,6 +351,7 @@ fn readers_see_whole_values_while_a_writer_overwrites(fixture: Fixture) {
     space.apply(batch([put("a", value(0)), put("b", value(0))])).unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
@@ -356,8 +367,48 @@ fn readers_see_whole_values_while_a_writer_overwrites(fixture: Fixture) {
         for round in 0..300 {
             space.apply(batch([put("a", value(round)), put("b", value(round))])).unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
     });
+}
+
+fn long_batches_take_effect_at_once_and_whole(mut fixture: Fixture) {
+    let space = fixture.space();
+    // 100 values of 5 kB, then of 20 kB, with removals.
+    let round = |round: u8, length: usize| {
+        batch((0..100_u8).map(|n| {
+            let key = format!("{n:03}");
+            if (n + round).is_multiple_of(10) { removal(key) } else { put(key, vec![round; length]) }
+        }))
+    };
+    let mut expected = BTreeMap::new();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        scope.spawn(|| {
+            let mut newest = 0;
+            while !stop.load(Ordering::Relaxed) {
+                if let Some(value) = space.get(b"055").unwrap() {
+                    assert!(value.iter().all(|byte| *byte == value[0]), "a value is a mix of two");
+                    assert!(value[0] >= newest, "an older value came back");
+                    newest = value[0];
+                }
+            }
+        });
+        for (n, length) in (1..=12).zip([5_000, 20_000, 300].into_iter().cycle()) {
+            let changes = round(n, length);
+            for (key, value) in &changes.changes {
+                match value {
+                    Some(value) => expected.insert(key.clone(), value.clone()),
+                    None => expected.remove(key),
+                };
+            }
+            space.apply(changes).unwrap();
+            assert!(content(&*space).unwrap() == expected, "round {n}");
+        }
+    });
+    space.flush().unwrap();
+    drop(space);
+    fixture.reopen();
+    assert!(content(&*fixture.space()).unwrap() == expected, "opened again");
 }
 
 fn scan_meets_every_untouched_key_while_others_change(fixture: Fixture) {
@@ -366,6 +417,7 @@ fn scan_meets_every_untouched_key_while_others_change(fixture: Fixture) {
     space.apply(batch(stable.iter().map(|key| put(key, "s")))).unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         scope.spawn(|| {
             let mut round = 0_u32;
             while !stop.load(Ordering::Relaxed) {
@@ -388,8 +440,47 @@ fn scan_meets_every_untouched_key_while_others_change(fixture: Fixture) {
             found.retain(|key| key.ends_with(b"-stable"));
             assert_eq!(found, stable, "reverse {reverse}");
         }
-        stop.store(true, Ordering::Relaxed);
     });
+}
+
+/// Files shrink and grow in the midst of writes: sled's own threads once waited for one another then, for ever.
+#[test]
+fn writers_that_outrun_the_disk_are_held_up_and_not_stopped() {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+    const WRITERS: u64 = 6;
+    const ROUNDS: usize = 2_000;
+    let fixture = Fixture::new(Kind::Disk(EngineKind::Sled));
+    let (progress, rounds) = std::sync::mpsc::channel();
+    for writer in 0..WRITERS {
+        let space = fixture.engine().open_space(id(writer, 0)).unwrap();
+        let progress = progress.clone();
+        // Not in a scope, which would wait for them for ever, too.
+        thread::spawn(move || {
+            for length in [10, 5_000, 70_000, 300].into_iter().cycle().take(ROUNDS) {
+                space.apply(batch(["a", "b"].map(|key| put(key, vec![1; length])))).unwrap();
+                progress.send(()).unwrap();
+            }
+        });
+    }
+    drop(progress);
+    let mut done = 0;
+    loop {
+        match rounds.recv_timeout(PATIENCE) {
+            Ok(()) => done += 1,
+            Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("no write for {PATIENCE:?}"),
+        }
+    }
+    assert_eq!(done, ROUNDS * usize::try_from(WRITERS).unwrap());
+}
+
+#[test]
+fn batches_are_split_after_so_many_bytes() {
+    let changes = batch([put("a", "12345"), removal("b"), put("c", "1"), put("d", [0; 50]), put("e", "")]);
+    let parts: Vec<usize> = changes.clone().split(6).map(|part| part.changes.len()).collect();
+    assert_eq!(parts, [1, 3, 1]);
+    assert_eq!(changes.clone().split(6).flat_map(|part| part.changes).collect::<Vec<_>>(), changes.changes);
+    assert_eq!(batch([]).split(6).count(), 0);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::thread;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Fixture, Kind, batch, bytes, content, noise, put, removal};
+use super::{Fixture, Kind, StopOnDrop, batch, bytes, content, noise, put, removal};
 use crate::config::EngineKind;
 use crate::store::{Batch, PointInTime, Space, StoreError, VersionedSpace};
 
@@ -148,6 +148,7 @@ fn equals_a_copy_beside_a_writer(kind: Kind) {
         let mut scan = space.begin_scan(64 << 20);
         let stop = AtomicBool::new(false);
         let found = thread::scope(|scope| {
+            let _stop = StopOnDrop(&stop);
             scope.spawn(|| {
                 let mut state = round * 7_919 + 1;
                 while !stop.load(Ordering::Relaxed) {
@@ -161,9 +162,7 @@ fn equals_a_copy_beside_a_writer(kind: Kind) {
                     space.apply(batch(changes)).unwrap();
                 }
             });
-            let found = read_all(&mut scan, 2_000);
-            stop.store(true, Ordering::Relaxed);
-            found
+            read_all(&mut scan, 2_000)
         });
         assert_eq!(found.unwrap(), expected, "{kind:?} round {round}");
     }

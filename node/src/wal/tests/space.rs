@@ -162,6 +162,7 @@ fn readers_see_right_records_while_segments_are_freed_under_them() {
     let log = wal.group(ReplicaId(1)).unwrap();
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let stop_anyhow = crate::store::StopOnDrop(&stop);
         let reader = scope.spawn(|| {
             let mut seen = 0u64;
             while !stop.load(std::sync::atomic::Ordering::SeqCst) {
@@ -178,7 +179,7 @@ fn readers_see_right_records_while_segments_are_freed_under_them() {
                 log.purge((1, index - 20), Box::new(|result| result.unwrap()));
             }
         }
-        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+        drop(stop_anyhow);
         assert!(reader.join().unwrap() > 0);
     });
     wal.close();
