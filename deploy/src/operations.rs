@@ -9,22 +9,28 @@ use borough_proto::http_api::{MoveStatus, OperationStatus, PlannedShare, Rebalan
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-use crate::cli::{DrainArgs, NodeArg, OperationArgs, RebalanceArgs};
+use crate::cli::{DrainArgs, NodeArg, OperationArgs, RebalanceArgs, Target};
 use crate::cluster::new_table;
 use crate::documents::client;
 use crate::exit::{print, say};
 
 /// Between two looks at an operation.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// For a call that changes an operation: it may have to wait for another leader of the catalog. Each can be made again.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// Without an answer for this long, watching ends; the operation goes on.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+fn admin(target: &Target) -> Result<Admin> {
+    Ok(client(target)?.admin().deadline(CALL_LIMIT))
+}
 
 /// Shows the plan, asks, starts and watches.
 ///
 /// # Errors
 /// When the cluster refuses, or the operation does not end well.
 pub async fn rebalance(args: RebalanceArgs) -> Result<()> {
-    let admin = client(&args.target)?.admin();
+    let admin = admin(&args.target)?;
     let plan = admin.rebalance_plan().await?;
     if args.plan {
         return print(&show(&plan));
@@ -63,7 +69,7 @@ fn agreed() -> Result<bool> {
 /// # Errors
 /// When there is none of that id, or it has ended.
 pub async fn pause(args: OperationArgs) -> Result<()> {
-    told(&client(&args.target)?.admin().pause(&args.operation).await?)
+    told(&admin(&args.target)?.pause(&args.operation).await?)
 }
 
 /// Goes on with a paused operation.
@@ -71,7 +77,7 @@ pub async fn pause(args: OperationArgs) -> Result<()> {
 /// # Errors
 /// When there is none of that id, or it has ended.
 pub async fn resume(args: OperationArgs) -> Result<()> {
-    told(&client(&args.target)?.admin().resume(&args.operation).await?)
+    told(&admin(&args.target)?.resume(&args.operation).await?)
 }
 
 /// Cancels an operation.
@@ -79,7 +85,7 @@ pub async fn resume(args: OperationArgs) -> Result<()> {
 /// # Errors
 /// When there is none of that id, or it has ended.
 pub async fn cancel(args: OperationArgs) -> Result<()> {
-    told(&client(&args.target)?.admin().cancel(&args.operation).await?)
+    told(&admin(&args.target)?.cancel(&args.operation).await?)
 }
 
 /// Moves everything off a node.
@@ -87,7 +93,7 @@ pub async fn cancel(args: OperationArgs) -> Result<()> {
 /// # Errors
 /// When that could not end, or, with `--wait`, has not.
 pub async fn drain(args: DrainArgs) -> Result<()> {
-    let admin = client(&args.target)?.admin();
+    let admin = admin(&args.target)?;
     let started = admin.drain(args.node).await?;
     if args.wait { watch(&admin, started).await } else { told(&started) }
 }
@@ -98,7 +104,7 @@ pub async fn drain(args: DrainArgs) -> Result<()> {
 /// When there is no such node.
 pub async fn undrain(args: NodeArg) -> Result<()> {
     let node = args.node;
-    match client(&args.target)?.admin().undrain(node).await? {
+    match admin(&args.target)?.undrain(node).await? {
         Some(cancelled) => told(&cancelled),
         None => print(&format!("node {node} is a member\n")),
     }
@@ -109,7 +115,7 @@ pub async fn undrain(args: NodeArg) -> Result<()> {
 /// # Errors
 /// When its replicas could not be moved off it, or, with `--wait`, have not been.
 pub async fn remove(args: DrainArgs) -> Result<()> {
-    let admin = client(&args.target)?.admin();
+    let admin = admin(&args.target)?;
     let node = args.node;
     match admin.remove(node).await? {
         None => print(&format!("node {node} is removed\n")),

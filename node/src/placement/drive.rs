@@ -81,7 +81,11 @@ pub async fn run(node: Arc<Node>) {
         if led_term != Some(view.term) || paused {
             led_term = Some(view.term);
             complete = None;
-            node.observed.lock().restart();
+            let mut observed = node.observed.lock();
+            observed.lead(view.term);
+            if paused {
+                observed.restart();
+            }
         }
         if node.leaving.load(std::sync::atomic::Ordering::Relaxed) {
             continue;

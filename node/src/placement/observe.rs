@@ -33,6 +33,8 @@ impl Health {
 #[derive(Debug, Clone)]
 pub struct Observed {
     reports: BTreeMap<NodeId, (Instant, wire::NodeReport)>,
+    /// The term in which this node leads the meta group.
+    term: u64,
     /// For each shard, the nodes that report a replica of it, with its place in their reports.
     by_shard: BTreeMap<u32, BTreeMap<NodeId, usize>>,
     /// Since when this node listens: nobody is called silent for longer than that.
@@ -51,6 +53,7 @@ impl Observed {
         let now = Instant::now();
         Self {
             reports: BTreeMap::new(),
+            term: 0,
             by_shard: BTreeMap::new(),
             since: now,
             now,
@@ -59,6 +62,16 @@ impl Observed {
             waits: BTreeMap::new(),
             outlook: Outlook::default(),
         }
+    }
+
+    /// This node leads the meta group in `term`. Whoever asks or tells first in a term begins it: what was heard before, or
+    /// long not heard, says nothing, and a node that has not reported yet is not down for that.
+    pub fn lead(&mut self, term: u64) -> &mut Self {
+        if self.term != term {
+            self.term = term;
+            self.restart();
+        }
+        self
     }
 
     /// Forgets all: another term of leadership begins.
@@ -151,6 +164,14 @@ impl Observed {
     /// Whether the node reported in this term and is not silent.
     pub fn is_up(&self, node: NodeId) -> bool {
         self.reports.contains_key(&node) && self.health(node) == Health::Up
+    }
+
+    /// Whether every node of the map has reported in this term or is silent: before, plans would be made of less than is so.
+    pub fn knows_all(&self, map: &wire::ClusterMap) -> bool {
+        map.nodes.iter().filter(|info| info.state() != wire::NodeState::Removed).all(|info| {
+            let node = NodeId(info.id);
+            self.reports.contains_key(&node) || self.health(node) != Health::Up
+        })
     }
 
     /// Whether the node has given the replica up although the map gives it to it.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use borough_proto::http_api::{
     MoveStatus, OperationList, OperationStatus, PlannedNode, PlannedShare, RebalancePlan,
@@ -24,6 +25,9 @@ use crate::meta_leader::propose_local;
 use crate::node::Node;
 use crate::raft::CATCHING_UP;
 
+/// Between two looks at who has reported.
+const HEAR_EVERY: Duration = Duration::from_millis(20);
+
 fn refused(result: Kind, why: impl Into<String>) -> wire::OperateReply {
     wire::OperateReply { result: result.into(), refused: why.into(), ..Default::default() }
 }
@@ -45,6 +49,12 @@ pub async fn operate(node: &Arc<Node>, call: Call) -> wire::OperateReply {
             leader_node: leader.map_or(0, NodeId::get),
             ..Default::default()
         };
+    }
+    if let Some(meta) = &meta {
+        node.observed.lock().lead(meta.view().term).tick();
+    }
+    if matches!(call, Call::Rebalance(_) | Call::Drain(_) | Call::Remove(_)) {
+        hear_all(node).await;
     }
     let _one_at_a_time = match &call {
         Call::Get(_) | Call::Rebalance(wire::Rebalance { validate_only: true }) => None,
@@ -121,6 +131,19 @@ pub async fn operate(node: &Arc<Node>, call: Call) -> wire::OperateReply {
         operation => show(node, &node.catalog.catalog(), operation),
     };
     wire::OperateReply { epoch: reply.epoch, ..shown }
+}
+
+/// Waits until it is known how each node stands, at the beginning of a term; at most for the time that makes one silent.
+async fn hear_all(node: &Node) {
+    let Some(map) = node.catalog.catalog().map else { return };
+    let known = || {
+        let mut observed = node.observed.lock();
+        observed.tick();
+        observed.knows_all(&map)
+    };
+    while !known() {
+        tokio::time::sleep(HEAR_EVERY).await;
+    }
 }
 
 fn show(node: &Node, catalog: &wire::Catalog, id: u64) -> wire::OperateReply {

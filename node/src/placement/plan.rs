@@ -112,9 +112,11 @@ fn count(step: &wire::Move) -> (u64, u64) {
     (1, step.bytes)
 }
 
-/// Recorded moves and their bytes, without those that were dropped.
+/// Recorded moves and their bytes, without those that were dropped, unless that is what became of the operation.
 fn recorded(operation: &wire::Operation) -> (u64, u64) {
-    let counted = operation.moves.iter().filter(|step| step.step() != MoveStep::Dropped).map(count);
+    let cancelled = matches!(operation.state(), OperationState::Cancelling | OperationState::Cancelled);
+    let counted =
+        operation.moves.iter().filter(|step| cancelled || step.step() != MoveStep::Dropped).map(count);
     counted.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
 }
 
@@ -537,7 +539,12 @@ pub fn moving_groups(catalog: &wire::Catalog) -> BTreeSet<GroupId> {
 /// Why a drain of `node` could not end.
 pub fn cannot_drain(catalog: &wire::Catalog, observed: &Observed, node: NodeId) -> Option<String> {
     let map = catalog.map.as_ref()?;
-    balance::cannot_leave(&cluster(catalog, map, observed), node)
+    let why = balance::cannot_leave(&cluster(catalog, map, observed), node)?;
+    let silent = map.nodes.iter().filter(|info| {
+        info.state() == NodeState::Member && info.id != node.get() && !observed.is_up(NodeId(info.id))
+    });
+    let silent: Vec<String> = silent.map(|info| info.id.to_string()).collect();
+    if silent.is_empty() { Some(why) } else { Some(format!("{why} Not up: {}.", silent.join(", "))) }
 }
 
 #[cfg(test)]

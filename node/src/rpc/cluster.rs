@@ -353,7 +353,7 @@ pub fn take_report(node: &Node, report: wire::NodeReport) -> wire::ReportReply {
     let map_epoch = node.map.get().epoch();
     let meta = node.meta();
     if let Some(view) = meta.as_ref().map(|meta| meta.view()).filter(|view| view.is_leader) {
-        node.observed.lock().report(report);
+        node.observed.lock().lead(view.term).report(report);
         let leader_node = node.node_id().get();
         return wire::ReportReply { map_epoch, leader_node, accepted: true, term: view.term };
     }
@@ -371,7 +371,7 @@ fn status_local(node: &Node) -> Result<wire::StatusReply, Status> {
         });
     };
     let mut observed = node.observed.lock();
-    observed.tick();
+    observed.lead(meta.view().term).tick();
     let document: http_api::ClusterStatus = status::document(&node.catalog.catalog(), &observed);
     drop(observed);
     drop(meta);

@@ -342,6 +342,22 @@ fn a_zone_without_a_replica_goes_first() {
 }
 
 #[test]
+fn in_a_new_term_nobody_is_down_before_their_time() {
+    let mut observed = observed(&[1], &[]);
+    observed.lose(NodeId(2));
+    assert_eq!(observed.health(NodeId(2)), Health::Down);
+    observed.lead(7);
+    assert_eq!((observed.health(NodeId(2)), observed.is_up(NodeId(1))), (Health::Up, false));
+    let map = cluster(2, 1).map.unwrap();
+    observed.lead(7).report(wire::NodeReport { node: 1, ..Default::default() });
+    observed.lead(7);
+    assert!(observed.is_up(NodeId(1)), "the same term forgets nothing");
+    assert!(!observed.knows_all(&map), "node 2 may report yet");
+    observed.lose(NodeId(2));
+    assert!(observed.knows_all(&map), "node 2 is silent");
+}
+
+#[test]
 fn silent_and_leaving_nodes_get_nothing() {
     let catalog = cluster(3, 4);
     assert_eq!(decided(&catalog, &observed(&[1], &[]), ALL), Vec::new());
@@ -393,7 +409,10 @@ fn a_drain_that_cannot_end_is_refused() {
     let mut catalog = cluster(4, 4);
     run(&mut catalog, &[1, 2, 3, 4]);
     assert_eq!(cannot_drain(&catalog, &seen(&catalog, &[1, 2, 3, 4]), NodeId(2)), None);
-    assert!(cannot_drain(&catalog, &seen(&catalog, &[1, 2, 3]), NodeId(2)).is_some(), "the fourth is down");
+    // The fourth has not been heard for a moment, or for long.
+    let why = cannot_drain(&catalog, &observed(&[1, 2, 3], &[]), NodeId(2)).unwrap();
+    assert!(why.ends_with(" Not up: 4."), "{why}");
+    assert!(cannot_drain(&catalog, &seen(&catalog, &[1, 2, 3]), NodeId(2)).is_some());
 }
 
 #[test]
