@@ -130,7 +130,7 @@ pub trait Engine: Send + Sync + fmt::Debug + 'static {
 /// Why the engine could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    #[error("{operation} {}", path.display())]
+    #[error("{operation} {}: {source}", path.display())]
     Io { operation: &'static str, path: PathBuf, source: std::io::Error },
     #[error("{operation} in space {space}: {detail}")]
     Engine { operation: &'static str, space: String, detail: String },

@@ -35,6 +35,8 @@ pub fn open_engine(
     })
 }
 
+const KINDS: [EngineKind; 2] = [EngineKind::Sled, EngineKind::Fjall];
+
 fn name(kind: EngineKind) -> &'static str {
     match kind {
         EngineKind::Sled => "sled",
@@ -47,8 +49,14 @@ fn claim(kind: EngineKind, dir: &Path) -> Result<(), StoreError> {
     let refuse =
         |detail: String| StoreError::Engine { operation: "open engine", space: "any".to_owned(), detail };
     let marker = dir.join(MARKER);
-    match fs::read_to_string(&marker) {
+    match fs::read(&marker).map(|found| String::from_utf8_lossy(&found).into_owned()) {
         Ok(found) if found.trim_end() == name(kind) => return Ok(()),
+        Ok(found) if !KINDS.iter().any(|kind| found.trim_end() == name(*kind)) => {
+            return Err(StoreError::Damaged {
+                space: "any".to_owned(),
+                detail: format!("{} holds {found:?}, which names no engine", marker.display()),
+            });
+        }
         Ok(found) => {
             let (dir, found, asked) = (dir.display(), found.trim_end(), name(kind));
             return Err(refuse(format!(

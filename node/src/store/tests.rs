@@ -475,6 +475,23 @@ fn writers_that_outrun_the_disk_are_held_up_and_not_stopped() {
 }
 
 #[test]
+fn a_directory_without_a_right_engine_marker_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(EngineKind::Sled, dir.path()).unwrap());
+    let refused = |found: &[u8], kind| {
+        std::fs::write(dir.path().join("ENGINE"), found).unwrap();
+        open(kind, dir.path()).unwrap_err()
+    };
+    let other = refused(b"sled\n", EngineKind::Fjall);
+    assert!(matches!(other, StoreError::Engine { .. }), "{other}");
+    for damaged in [&b"sle\xe4\n"[..], b"sleD\n", b""] {
+        let told = refused(damaged, EngineKind::Sled);
+        assert!(matches!(told, StoreError::Damaged { .. }), "{told}");
+        assert!(told.to_string().contains("ENGINE"), "{told}");
+    }
+}
+
+#[test]
 fn batches_are_split_after_so_many_bytes() {
     let changes = batch([put("a", "12345"), removal("b"), put("c", "1"), put("d", [0; 50]), put("e", "")]);
     let parts: Vec<usize> = changes.clone().split(6).map(|part| part.changes.len()).collect();

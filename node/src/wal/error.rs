@@ -42,7 +42,7 @@ impl fmt::Display for Damage {
 /// Errors of the log. Cloneable, because one failed flush answers many submitters.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum WalError {
-    #[error("{operation} {}", path.display())]
+    #[error("{operation} {}: {source}", path.display())]
     Io {
         operation: &'static str,
         path: PathBuf,
