@@ -1,4 +1,4 @@
-//! Finds the `borough` binary under test.
+//! Finds the `borough` binary under test, and the library that is preloaded into it.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,9 +24,22 @@ pub fn path() -> anyhow::Result<&'static Path> {
 }
 
 fn find() -> anyhow::Result<PathBuf> {
-    if let Some(path) = std::env::var_os("JEPSEN_BIN") {
+    made("JEPSEN_BIN", "borough", &["-p", "borough", "--bin", "borough", "--all-features"])
+}
+
+/// The library for faults of disk and clocks: `JEPSEN_PRELOAD`, else the one in the target directory, made like the binary.
+///
+/// # Errors
+/// As [`path`].
+pub fn preload() -> anyhow::Result<PathBuf> {
+    made("JEPSEN_PRELOAD", "libjepsen_preload.so", &["-p", "jepsen-preload"])
+}
+
+/// The file `name` that `variable` names or that cargo makes of `what`.
+fn made(variable: &str, name: &str, what: &[&str]) -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
         let path = PathBuf::from(path);
-        ensure!(path.is_file(), "JEPSEN_BIN={} is no file", path.display());
+        ensure!(path.is_file(), "{variable}={} is no file", path.display());
         return Ok(path);
     }
     // target/<profile>/deps/<test> or target/<profile>/<binary>
@@ -35,9 +48,9 @@ fn find() -> anyhow::Result<PathBuf> {
     if profile_dir.ends_with("deps") {
         profile_dir = profile_dir.parent().context("directory of the profile")?;
     }
-    let binary = profile_dir.join("borough");
+    let binary = profile_dir.join(name);
     if !up_to_date(&binary) {
-        build(profile_dir)?;
+        build(profile_dir, what)?;
     }
     ensure!(binary.is_file(), "{} is missing even after a build", binary.display());
     Ok(binary)
@@ -58,28 +71,20 @@ fn up_to_date(binary: &Path) -> bool {
     sources.all(|source| older(&source)) && manifests.iter().all(|manifest| older(manifest))
 }
 
-fn build(profile_dir: &Path) -> anyhow::Result<()> {
+fn build(profile_dir: &Path, what: &[&str]) -> anyhow::Result<()> {
     let target_dir = profile_dir.parent().context("target directory")?;
     let profile = match profile_dir.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(name) => name,
     };
     let status = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "-p",
-            "borough",
-            "--bin",
-            "borough",
-            "--all-features",
-            "--profile",
-            profile,
-            "--target-dir",
-        ])
+        .arg("build")
+        .args(what)
+        .args(["--profile", profile, "--target-dir"])
         .arg(target_dir)
         .current_dir(WORKSPACE)
         .status()
         .context("run cargo build")?;
-    ensure!(status.success(), "cargo build of the borough binary: {status}");
+    ensure!(status.success(), "cargo build {}: {status}", what.join(" "));
     Ok(())
 }

@@ -12,14 +12,17 @@ use tempfile::TempDir;
 
 use crate::callers::Callers;
 use crate::http::Http;
+use crate::preload::Shim;
 use crate::process::run;
 use crate::proxy::{End, Links};
 use crate::wait::until;
 
 mod node;
+mod options;
 mod router;
 
-pub use node::{Identity, Node};
+pub use node::{Excuse, Identity, Node};
+pub use options::{Options, Preload};
 pub use router::Router;
 
 /// From the start of a process to its ports being bound.
@@ -28,50 +31,6 @@ pub const BIND_LIMIT: Duration = Duration::from_secs(30);
 pub const HEAL_LIMIT: Duration = Duration::from_secs(90);
 /// A graceful stop: leaderships handed over, drained, flushed.
 pub const STOP_LIMIT: Duration = Duration::from_secs(30);
-
-/// What to start.
-#[derive(Debug, Clone)]
-pub struct Options {
-    pub nodes: usize,
-    pub shards: u32,
-    pub replicas: u32,
-    /// Environment of all nodes.
-    pub env: Vec<(String, String)>,
-    /// Zones of the nodes in turn; none when empty.
-    pub zones: Vec<String>,
-    pub routers: usize,
-    /// Whether everything sent to a node passes a proxy that can hold, delay and break it ([`Links`]).
-    pub links: bool,
-    /// Whether callers of routers pass proxies that can break their calls ([`Callers`]), and the seed of these.
-    pub callers: Option<u64>,
-    /// Where directories and logs are kept; else they go when the cluster is dropped.
-    pub dir: Option<PathBuf>,
-}
-
-impl Options {
-    /// The environment of the node that is started as the `number`th, from 1.
-    fn env_of(&self, number: usize) -> Vec<(String, String)> {
-        let zone = self.zones.iter().cycle().nth(number - 1);
-        let zone = zone.map(|zone| ("BOROUGH_ZONE".to_owned(), zone.clone()));
-        self.env.iter().cloned().chain(zone).collect()
-    }
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            nodes: 3,
-            shards: 8,
-            replicas: 3,
-            env: Vec::new(),
-            zones: Vec::new(),
-            routers: 1,
-            links: false,
-            callers: None,
-            dir: None,
-        }
-    }
-}
 
 /// Ports for what is started again on the same address: below those that the kernel gives to outgoing connections, one of
 /// which could hold the port while its owner is dead.
@@ -117,7 +76,8 @@ impl Cluster {
     /// When a process fails or the cluster does not become whole; with logs.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let (dir, temporary) = match &options.dir {
-            Some(dir) => (dir.clone(), None),
+            // The preloaded library compares paths: no links in them.
+            Some(dir) => (dir.canonicalize().with_context(|| dir.display().to_string())?, None),
             None => {
                 let made =
                     tempfile::Builder::new().prefix("borough-").tempdir().context("make a directory")?;
@@ -339,7 +299,15 @@ fn prepare_node(
 ) -> anyhow::Result<Node> {
     let end = End::Node(u8::try_from(number).context("too many nodes")?);
     let on = links.map(|links| (links, end));
-    Node::prepare(dir, &format!("node-{number}"), seeds, &options.env_of(number), on)
+    let name = format!("node-{number}");
+    let shim = match &options.preload {
+        None => None,
+        // Beside the data directory, which it must be able to rename files out of.
+        Some(Preload { library, journal }) => {
+            Some(Shim::create(library, &dir.join(format!("{name}-faults")), &dir.join(&name), *journal)?)
+        }
+    };
+    Node::prepare(dir, &name, seeds, &options.env_of(number), on, shim)
 }
 
 async fn start_router(dir: &Path, number: usize, seeds: &[String], links: bool) -> anyhow::Result<Router> {

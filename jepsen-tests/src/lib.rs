@@ -7,6 +7,7 @@
 //! | variable | meaning |
 //! |---|---|
 //! | `JEPSEN_BIN` | the binary to test; else the one in the target directory, built when it is missing or out of date |
+//! | `JEPSEN_PRELOAD` | the library for faults of disk and clocks; else built likewise |
 //! | `JEPSEN_OTHER_BIN` | another build of it, for the nemesis `upgrade` |
 //! | `BOROUGH_ENGINE` | handed on to the nodes |
 //! | `JEPSEN_CASE` | run only the cases whose name contains this |
@@ -23,6 +24,7 @@ pub mod http;
 pub mod lister;
 pub mod load;
 pub mod nemesis;
+pub mod preload;
 pub mod process;
 pub mod proxy;
 pub mod record;

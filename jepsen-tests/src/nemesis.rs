@@ -8,8 +8,10 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+mod damage;
 mod director;
 mod field;
+mod machine;
 mod membership;
 mod partitions;
 mod processes;
@@ -36,6 +38,14 @@ pub enum Nemesis {
     CutCallers,
     Membership,
     RollingRestart,
+    DiskFull,
+    SlowFsync,
+    FailingFsync,
+    PowerLoss,
+    PowerLossAll,
+    BitFlip,
+    ClockJump,
+    ClockDrift,
     Upgrade,
     Mix,
 }
@@ -63,7 +73,7 @@ pub struct Event {
 }
 
 impl Nemesis {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 27] = [
         Self::None,
         Self::KillMinority,
         Self::KillLeader,
@@ -81,6 +91,14 @@ impl Nemesis {
         Self::CutCallers,
         Self::Membership,
         Self::RollingRestart,
+        Self::DiskFull,
+        Self::SlowFsync,
+        Self::FailingFsync,
+        Self::PowerLoss,
+        Self::PowerLossAll,
+        Self::BitFlip,
+        Self::ClockJump,
+        Self::ClockDrift,
         Self::Upgrade,
         Self::Mix,
     ];
@@ -103,6 +121,14 @@ impl Nemesis {
             Self::LinkLoss => "link-loss",
             Self::Membership => "membership",
             Self::RollingRestart => "rolling-restart",
+            Self::DiskFull => "disk-full",
+            Self::SlowFsync => "slow-fsync",
+            Self::FailingFsync => "failing-fsync",
+            Self::PowerLoss => "power-loss",
+            Self::PowerLossAll => "power-loss-all",
+            Self::BitFlip => "bit-flip",
+            Self::ClockJump => "clock-jump",
+            Self::ClockDrift => "clock-drift",
             Self::Upgrade => "upgrade",
             Self::CutCallers => "cut-callers",
             Self::Mix => "mix",
@@ -128,11 +154,23 @@ impl Nemesis {
             Self::LinkLoss => "connections between nodes and routers break at random",
             Self::Membership => "a node joins, another is drained and removed",
             Self::RollingRestart => "SIGTERM and a new start, node by node, router by router",
+            Self::DiskFull => "no file grows on some nodes, or on all",
+            Self::SlowFsync => "each fsync takes up to 1.5 s longer on some nodes, or on all",
+            Self::FailingFsync => {
+                "one or more fsyncs fail on some nodes, or on all; at times their power is lost then"
+            }
+            Self::PowerLoss => "kill -9 of a node; what it had not synced is gone, or torn",
+            Self::PowerLossAll => "the same to all nodes at once",
+            Self::BitFlip => "kill -9 of a node, and a bit of its log or engine flips",
+            Self::ClockJump => "the wall clocks of some nodes jump by up to 3 h, and back",
+            Self::ClockDrift => "the clocks of some nodes go up to a tenth too slowly or too fast",
             Self::CutCallers => {
                 "connections of callers break before a request is whole, after it, or within its answer"
             }
-            Self::Upgrade => "the same, with another build, and back later (--other-binary)",
-            Self::Mix => "all of these at random, one after the other; upgrade is not among them",
+            Self::Upgrade => "a rolling restart with another build, and back later (--other-binary)",
+            Self::Mix => {
+                "all of these at random, one after the other, but for upgrade, bit-flip and wrong clocks"
+            }
         }
     }
 
@@ -162,7 +200,15 @@ impl Nemesis {
             | Self::CutCallers
             | Self::Membership
             | Self::RollingRestart
-            | Self::Upgrade => false,
+            | Self::Upgrade
+            | Self::DiskFull
+            | Self::SlowFsync
+            | Self::FailingFsync
+            | Self::PowerLoss
+            | Self::PowerLossAll
+            | Self::BitFlip
+            | Self::ClockJump
+            | Self::ClockDrift => false,
         }
     }
 
@@ -176,6 +222,28 @@ impl Nemesis {
         matches!(self, Self::Upgrade)
     }
 
+    /// Whether nodes must run with a library preloaded for it. `mix` goes without where there is none.
+    pub fn needs_preload(self) -> bool {
+        matches!(self, Self::DiskFull | Self::SlowFsync) || self.needs_journal() || self.needs_clocks()
+    }
+
+    /// Whether what is not synced must be kept note of.
+    pub fn needs_journal(self) -> bool {
+        matches!(self, Self::FailingFsync | Self::PowerLoss | Self::PowerLossAll)
+    }
+
+    /// Whether nodes' clocks are wrong under it.
+    pub fn needs_clocks(self) -> bool {
+        matches!(self, Self::ClockJump | Self::ClockDrift)
+    }
+
+    /// Whether `mix` makes it. Flipped bits cost a node, and wrong clocks make for other bounds.
+    fn mixes(self) -> bool {
+        !matches!(self, Self::None | Self::Mix | Self::BitFlip)
+            && !self.needs_clocks()
+            && !self.needs_other_build()
+    }
+
     /// Fewest nodes with which it means anything.
     pub fn nodes_min(self) -> usize {
         match self {
@@ -187,7 +255,7 @@ impl Nemesis {
 
     /// Whether nodes join and leave, so that replicas are to move without delay.
     pub fn changes_members(self) -> bool {
-        matches!(self, Self::Membership | Self::Mix)
+        matches!(self, Self::Membership | Self::BitFlip | Self::Mix)
     }
 
     /// Whether it undoes itself and takes as long as it takes.
@@ -212,6 +280,12 @@ impl Nemesis {
                 3000..9000
             }
             Self::LinkDelay | Self::LinkLoss | Self::CutCallers => 3000..7000,
+            Self::DiskFull | Self::SlowFsync => 2000..7000,
+            Self::FailingFsync => 1000..4000,
+            Self::PowerLoss => 300..4000,
+            Self::PowerLossAll => 100..2500,
+            Self::BitFlip => 300..2500,
+            Self::ClockJump | Self::ClockDrift => 3000..9000,
             // From when all is of the other build.
             Self::Upgrade => 2000..6000,
             // These take as long as they take.
@@ -223,8 +297,16 @@ impl Nemesis {
 /// From the begin of the load to the first fault, and between the end of a fault and the next of its nemesis.
 const CALM_MS: std::ops::Range<u64> = 1500..3500;
 
-/// All faults of a run of `length` on `nodes` nodes, by time.
-pub fn schedule(nemeses: &[Nemesis], seed: u64, length: Duration, nodes: usize) -> Vec<Event> {
+/// What there is to make faults on.
+#[derive(Debug, Clone, Copy)]
+pub struct Means {
+    pub nodes: usize,
+    /// Whether nodes run with the library for faults of disk and clocks.
+    pub preload: bool,
+}
+
+/// All faults of a run of `length`, by time.
+pub fn schedule(nemeses: &[Nemesis], seed: u64, length: Duration, means: Means) -> Vec<Event> {
     let mut events = Vec::new();
     let mut fault = 0;
     let end_ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
@@ -233,7 +315,7 @@ pub fn schedule(nemeses: &[Nemesis], seed: u64, length: Duration, nodes: usize) 
         let mut at_ms = rng.random_range(CALM_MS);
         // The first comes whatever the length: a run without a fault shows nothing.
         while at_ms + 1000 < end_ms || events.iter().all(|event: &Event| event.nemesis != nemesis) {
-            let met = if nemesis == Nemesis::Mix { any(&mut rng, nodes) } else { nemesis };
+            let met = if nemesis == Nemesis::Mix { any(&mut rng, means) } else { nemesis };
             let lasts_ms = rng.random_range(met.length_ms()).min((end_ms / 2).max(500));
             let pick = rng.random();
             let event = |phase, ms| Event {
@@ -258,70 +340,15 @@ pub fn schedule(nemeses: &[Nemesis], seed: u64, length: Duration, nodes: usize) 
 }
 
 /// What `mix` does next.
-fn any(rng: &mut StdRng, nodes: usize) -> Nemesis {
+fn any(rng: &mut StdRng, means: Means) -> Nemesis {
     let possible: Vec<Nemesis> = Nemesis::ALL
         .into_iter()
-        .filter(|nemesis| !matches!(nemesis, Nemesis::None | Nemesis::Mix) && !nemesis.needs_other_build())
-        .filter(|nemesis| nemesis.nodes_min() <= nodes)
+        .filter(|nemesis| nemesis.mixes() && nemesis.nodes_min() <= means.nodes)
+        .filter(|nemesis| means.preload || !nemesis.needs_preload())
         .collect();
     let at = rng.random_range(0..possible.len().max(1));
     possible.get(at).copied().unwrap_or(Nemesis::KillLeader)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    #[test]
-    fn the_seed_decides_the_schedule() {
-        let both = [Nemesis::KillLeader, Nemesis::Mix];
-        assert_eq!(schedule(&both, 7, MINUTE, 5), schedule(&both, 7, MINUTE, 5));
-        assert_ne!(schedule(&both, 7, MINUTE, 5), schedule(&both, 8, MINUTE, 5));
-        assert!(schedule(&[Nemesis::None], 7, MINUTE, 5).is_empty());
-    }
-
-    #[test]
-    fn every_fault_begins_once_and_ends_once_after_it_in_the_order_of_time() {
-        for nemesis in Nemesis::ALL {
-            for seed in 0..20 {
-                for seconds in [3, 15, 90] {
-                    let length = Duration::from_secs(seconds);
-                    let events = schedule(&[nemesis], seed, length, 5);
-                    assert!(events.is_sorted_by_key(|event| event.at));
-                    assert_eq!(events.is_empty(), nemesis == Nemesis::None, "{nemesis:?} {seed} {seconds}");
-                    for fault in 0..events.len() / 2 {
-                        let phases: Vec<Phase> = events
-                            .iter()
-                            .filter(|event| event.fault == fault)
-                            .map(|event| event.phase)
-                            .collect();
-                        assert_eq!(phases, [Phase::Begin, Phase::End], "{nemesis:?} {seed}: {events:?}");
-                    }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn each_nemesis_has_a_schedule_of_its_own_beside_the_others() {
-        let both = schedule(&[Nemesis::KillLeader, Nemesis::Membership], 7, MINUTE, 3);
-        let of_lane = |events: &[Event], lane: usize| -> Vec<(Duration, Nemesis, Phase, u64)> {
-            let of_lane = events.iter().filter(|event| event.lane == lane);
-            of_lane.map(|event| (event.at, event.nemesis, event.phase, event.pick)).collect()
-        };
-        let alone = schedule(&[Nemesis::KillLeader], 7, MINUTE, 3);
-        assert_eq!(of_lane(&both, 0), of_lane(&alone, 0));
-        assert!(of_lane(&both, 1).iter().all(|(_, nemesis, ..)| *nemesis == Nemesis::Membership));
-        let faults: std::collections::BTreeSet<usize> = both.iter().map(|event| event.fault).collect();
-        assert_eq!(faults.len() * 2, both.len(), "their numbers are distinct");
-    }
-
-    #[test]
-    fn names_are_read_back() {
-        for nemesis in Nemesis::ALL {
-            assert_eq!(Nemesis::named(nemesis.name()), Some(nemesis));
-        }
-    }
-}
+mod tests;

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::checker;
-use crate::cluster::{Cluster, Options};
-use crate::nemesis::{Director, Nemesis, schedule};
+use crate::cluster::{Cluster, Options, Preload};
+use crate::nemesis::{Director, Means, Nemesis, schedule};
 use crate::record::{Call, Kind, Record, Recorder, calls, write_edn};
 use crate::replicas;
 use crate::workload::{Site, Workload};
@@ -98,7 +98,7 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
     seen.faults = director.injected();
     seen.missed = director.failures();
     let equal = match lived {
-        Ok(()) => replicas::compare(&cluster).await.map(Some),
+        Ok(()) => compare(&mut cluster, &director).await.map(Some),
         Err(_) => Ok(None),
     };
     let crashed = crashed(&mut cluster);
@@ -110,7 +110,7 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
     // Dropped only here: a verdict on what was answered does not need it, its logs do.
     drop(cluster);
     let calls = calls(&seen.records).context("pair the calls of the history").map_err(harness)?;
-    let judged = judge::judge(plan.workload, &calls);
+    let judged = judge::judge(plan.workload, &calls, judge::tolerance(&plan.nemeses));
     seen.judged.push(judged.to_string());
     let told = anyhow::anyhow!("{judged}");
     match judged.verdict {
@@ -123,6 +123,17 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
         return Err(Failure::Violation(anyhow::anyhow!("answers break the contract: {}", faults.join("; "))));
     }
     enough(plan, &calls, &director).map_err(harness)
+}
+
+/// Compares the replicas. It reads all there is, so damage that was done to a node may be found, and end it, only now.
+async fn compare(cluster: &mut Cluster, director: &Director) -> anyhow::Result<checker::Report> {
+    for _ in 0..cluster.nodes.len() {
+        match replicas::compare(cluster).await {
+            Err(_) if director.revive(cluster).await? => {}
+            compared => return compared,
+        }
+    }
+    replicas::compare(cluster).await
 }
 
 /// What the comparison of replicas at rest means for the run.
@@ -143,6 +154,9 @@ fn judge_equality(
     }
 }
 
+/// Log that a shard keeps in runs in which nodes come and go, in bytes: the least that a node can be told.
+const PURGE_AFTER_BYTES: u64 = 64 << 10;
+
 fn options(plan: &Plan, dir: &Path) -> Options {
     let mut env = Vec::new();
     if let Some(engine) = plan.engine {
@@ -151,7 +165,14 @@ fn options(plan: &Plan, dir: &Path) -> Options {
     env.extend(plan.defect.iter().map(|defect| ("JEPSEN_DEFECT".to_owned(), defect.clone())));
     if plan.nemeses.iter().any(|nemesis| nemesis.changes_members()) {
         env.push(("BOROUGH_PLACEMENT__SETTLE".to_owned(), "1s".to_owned()));
+        // What a run writes is little: newcomers would be sent the log alone, never a snapshot.
+        env.push(("BOROUGH_LOG__PURGE_AFTER_BYTES".to_owned(), PURGE_AFTER_BYTES.to_string()));
     }
+    if plan.nemeses.contains(&Nemesis::BitFlip) {
+        // A node that refuses its damaged directory is replaced within the run.
+        env.push(("BOROUGH_RAFT__DOWN_AFTER".to_owned(), "8s".to_owned()));
+    }
+    let journal = plan.nemeses.iter().any(|nemesis| nemesis.needs_journal() || *nemesis == Nemesis::Mix);
     Options {
         nodes: plan.nodes,
         shards: plan.shards,
@@ -159,6 +180,7 @@ fn options(plan: &Plan, dir: &Path) -> Options {
         env,
         routers: plan.routers,
         links: plan.nemeses.iter().any(|nemesis| nemesis.needs_links()),
+        preload: plan.preload().map(|library| Preload { library: library.to_owned(), journal }),
         callers: plan.nemeses.iter().any(|nemesis| nemesis.needs_callers()).then_some(plan.seed),
         dir: Some(dir.to_owned()),
         ..Options::default()
@@ -177,7 +199,8 @@ async fn live(
         tasks.spawn(call(Arc::clone(site), number, plan.pause(), stop.clone()));
     }
     tasks.close();
-    let events = schedule(&plan.nemeses, plan.seed, plan.length, plan.nodes);
+    let means = Means { nodes: plan.nodes, preload: plan.preload().is_some() };
+    let events = schedule(&plan.nemeses, plan.seed, plan.length, means);
     let directed = director.run(cluster, &events, plan.length).await;
     // Callers go on while it heals: what comes back must come back under load.
     let healed = match directed {
@@ -206,9 +229,9 @@ async fn call(site: Arc<Site>, number: u64, pause: Duration, stop: CancellationT
 fn crashed(cluster: &mut Cluster) -> anyhow::Result<()> {
     for node in cluster.nodes.iter_mut().filter(|node| node.running()) {
         let name = node.name().to_owned();
-        let process = node.process()?;
-        if let Some(status) = process.ended()? {
-            anyhow::bail!("{name} ended by itself, {status}: {}", process.log_tail(20));
+        if let Some(status) = node.process()?.ended()? {
+            let told = node.process()?.log_tail(20);
+            ensure!(!node.excused_by()?.is_empty(), "{name} ended by itself, {status}: {told}");
         }
     }
     Ok(())
@@ -238,7 +261,7 @@ fn enough(plan: &Plan, calls: &[Call], director: &Director) -> anyhow::Result<()
 pub fn check_file(workload: Workload, path: &Path) -> anyhow::Result<(String, u8)> {
     let records = crate::record::read(path).with_context(|| format!("read {}", path.display()))?;
     let calls = calls(&records).context("pair the calls of the history")?;
-    let judged = judge::judge(workload, &calls);
+    let judged = judge::judge(workload, &calls, judge::tolerance(&[]));
     let code = match judged.verdict {
         checker::Verdict::Valid => 0,
         checker::Verdict::Invalid(_) => 1,

@@ -4,7 +4,7 @@
 //! takes down what the answer means: success, surely not applied, or unknown (I9). After an unknown outcome the caller
 //! goes on as another process. How the history is judged is not decided here.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -41,6 +41,8 @@ const IMPATIENT_LIMIT: Duration = Duration::from_millis(300);
 const PAGE_ATTEMPTS: u32 = 3;
 /// For how long a register is in use.
 const KEY_AGE_SECONDS: u64 = 10;
+/// So many acknowledged writes a caller remembers.
+const SENT_MAX: usize = 200;
 /// For the final reads: nothing is broken any more then.
 const LAST_READ_LIMIT: Duration = Duration::from_secs(60);
 
@@ -113,6 +115,22 @@ pub struct Caller {
     longest: usize,
     /// Of `scan`: what it has added and not removed.
     added: Vec<String>,
+    /// Writes under an idempotency key that were acknowledged, the last of them.
+    sent: VecDeque<Sent>,
+    /// Of `register`: the place of the key that was answered last, of those who are faithful.
+    answered: Option<usize>,
+}
+
+/// A write under an idempotency key that was acknowledged.
+#[derive(Debug, Clone)]
+struct Sent {
+    key: String,
+    /// What it was to replace.
+    etag: String,
+    document: Value,
+    idempotency_key: String,
+    /// The entity tag of the answer.
+    answered: String,
 }
 
 impl Workload {
@@ -249,6 +267,8 @@ impl Site {
             token: None,
             longest: 0,
             added: Vec::new(),
+            sent: VecDeque::new(),
+            answered: None,
         }
     }
 
@@ -347,6 +367,10 @@ impl Caller {
     /// One of the keys.
     fn key(&mut self) -> String {
         let at = self.rng.random_range(0..self.site.keys.len().max(1));
+        self.key_at(at)
+    }
+
+    fn key_at(&self, at: usize) -> String {
         let key = self.site.keys.get(at).cloned().unwrap_or_default();
         match self.site.workload {
             Workload::Register => of_age(&key, self.site.begun.elapsed().as_secs() / KEY_AGE_SECONDS),
@@ -373,9 +397,30 @@ impl Caller {
         format!("{}-{value}", self.site.seed)
     }
 
+    fn remember(&mut self, sent: Sent) {
+        if self.sent.len() >= SENT_MAX {
+            self.sent.pop_front();
+        }
+        self.sent.push_back(sent);
+    }
+
+    /// One of the writes that it remembers.
+    fn sent_before(&mut self) -> Option<Sent> {
+        let at = self.rng.random_range(0..self.sent.len().max(1));
+        self.sent.get(at).cloned()
+    }
+
     fn is_impatient(&self) -> bool {
         // Whoever makes the final reads waits.
-        self.number % 4 == 3 && self.number < self.site.callers
+        (self.number % 4 == 3 || self.is_faithful()) && self.number < self.site.callers
+    }
+
+    /// Of `register`: two of six callers only read, wait for none, stay with their router whatever it answers, and mostly
+    /// with a key that it answers. So there is one to see what a leader answers that is cut off together with a router.
+    fn is_faithful(&self) -> bool {
+        self.site.workload == Workload::Register
+            && matches!(self.number % 6, 1 | 2)
+            && self.number < self.site.callers
     }
 
     fn http(&self) -> Http {
@@ -405,7 +450,7 @@ impl Caller {
     /// What an answer means when `success` are the statuses of success; another router is asked next time when this one
     /// did not get through.
     fn judge(&mut self, answer: anyhow::Result<Answer>, success: &[u16]) -> Result<Answer, End> {
-        if !answer.as_ref().is_ok_and(|answer| answer.status < 500) {
+        if !self.is_faithful() && !answer.as_ref().is_ok_and(|answer| answer.status < 500) {
             self.router = (self.router + 1) % self.site.routers.len().max(1);
         }
         match answer {

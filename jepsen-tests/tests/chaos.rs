@@ -44,6 +44,11 @@ async fn resent_writes_apply_once_over_lossy_links() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_items_outlive_a_loss_of_power() -> anyhow::Result<()> {
+    passes(Workload::Set, &[Nemesis::PowerLossAll], 15).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listings_are_complete_while_nodes_come_and_go() -> anyhow::Result<()> {
     passes(Workload::Scan, &[Nemesis::Membership], 14).await
 }

@@ -6,6 +6,18 @@
 /// A rule that is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defect {
+    /// Writes are acknowledged before the log has reached the disk (I1).
+    AnswerBeforeSync,
+    /// New files of the log are not made durable in their directory (I3).
+    SkipDirectorySync,
+    /// A leader answers reads without asking a quorum whether it still is one (I7).
+    ReadWithoutQuorum,
+    /// What a log entry says is done twice (I5).
+    ApplyTwice,
+    /// The cache is not told of what changes (I7).
+    StaleCache,
+    /// A snapshot lacks what is known of requests that were answered: a replica that was made from one has forgotten them.
+    ForgetRequests,
     /// Replicas answer sessions before they have what the session has seen.
     ForgetSession,
     /// Replicas answer reads that may be stale however stale they are.
@@ -18,8 +30,16 @@ mod chosen {
 
     use super::Defect;
 
-    const ALL: [(&str, Defect); 2] =
-        [("forget-session", Defect::ForgetSession), ("forget-staleness", Defect::ForgetStaleness)];
+    const ALL: [(&str, Defect); 8] = [
+        ("answer-before-sync", Defect::AnswerBeforeSync),
+        ("skip-directory-sync", Defect::SkipDirectorySync),
+        ("read-without-quorum", Defect::ReadWithoutQuorum),
+        ("apply-twice", Defect::ApplyTwice),
+        ("stale-cache", Defect::StaleCache),
+        ("forget-requests", Defect::ForgetRequests),
+        ("forget-session", Defect::ForgetSession),
+        ("forget-staleness", Defect::ForgetStaleness),
+    ];
 
     static CHOSEN: LazyLock<Option<Defect>> = LazyLock::new(|| {
         let name = std::env::var("JEPSEN_DEFECT").ok()?;

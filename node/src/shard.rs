@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use prost::Message;
 
 use crate::cache::Cache;
+use crate::defect::{self, Defect};
 use crate::raft::{Group, Machine, ReadError, Reply};
 use crate::state::{self, Header, SweepLimits, Visibility};
 use crate::store::snapshot::VersionedSpace;
@@ -74,6 +75,9 @@ impl Machine for ShardMachine {
         *self.header.lock() = applied.header;
         self.writes.fetch_add(commands.len() as u64, Ordering::Relaxed);
         for (key, record) in applied.touched {
+            if defect::has(Defect::StaleCache) {
+                continue;
+            }
             self.cache.update(space.instance(), key, record);
         }
         metrics::counter!("borough_swept_documents_total").increment(applied.swept.documents);

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::fixture::{assert_invalid, assert_valid, read, wrote};
+use super::super::fixture::{assert_invalid, assert_valid, call, read, wrote};
 use super::*;
 
 #[test]
@@ -29,4 +29,19 @@ fn every_other_number_of_times_is_found() {
     assert_invalid(&with(&append, json!([1, 5])), &["phantom append"]);
     let seen = [append.unknown(), read(3, (7, 8), json!([1])), read(3, (9, 10), json!([]))];
     assert_invalid(&check(&seen), &["vanished append"]);
+}
+
+#[test]
+fn a_request_that_is_answered_otherwise_later_is_found() {
+    let append = wrote(1, "append", (1, 2), 1);
+    let seen = read(3, (7, 8), json!([1]));
+    let with = |resent: Call| check(&[append.clone(), resent, seen.clone()]);
+    let resent = |answer: &str| call(1, RESEND, (3, 4), json!("1"), json!(answer));
+    assert_valid(&with(resent("1")));
+    assert_valid(&with(resent("1").unknown()));
+    assert_valid(&with(resent("1").failed()));
+    assert_invalid(&with(resent("2")), &["another outcome"]);
+    assert_invalid(&with(resent("1").refused()), &["forgotten request"]);
+    let both = [append.clone(), resent("2"), read(3, (7, 8), json!([]))];
+    assert_invalid(&check(&both), &["lost append", "another outcome"]);
 }

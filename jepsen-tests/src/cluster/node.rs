@@ -9,6 +9,8 @@ use nix::sys::signal::Signal;
 use serde::Deserialize;
 
 use super::{BIND_LIMIT, STOP_LIMIT, kept_address, strings};
+use crate::preload::Shim;
+use crate::preload::layout::Word;
 use crate::process::Process;
 use crate::proxy::{End, Links};
 use crate::wait::until;
@@ -29,6 +31,15 @@ pub struct Identity {
     pub node: u64,
 }
 
+/// Why a node may end by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Excuse {
+    /// What was done to it.
+    pub fault: &'static str,
+    /// Its log must hold one of these.
+    pub told_by: &'static [&'static str],
+}
+
 /// A node's process and what outlives it.
 #[derive(Debug)]
 pub struct Node {
@@ -43,9 +54,12 @@ pub struct Node {
     pub end: Option<End>,
     /// It was removed from the cluster and is never started again.
     pub retired: bool,
+    /// Of faults that may end it, each once.
+    excuses: Vec<Excuse>,
     pub admin: String,
     join: Vec<String>,
     env: Vec<(String, String)>,
+    shim: Option<Shim>,
     /// Of another build, to start next time; the one under test when there is none.
     pub binary: Option<PathBuf>,
     /// It was told to end.
@@ -69,12 +83,13 @@ impl Node {
         join: &[String],
         env: &[(String, String)],
     ) -> anyhow::Result<Self> {
-        let mut node = Self::prepare(dir, name, join, env, None)?;
+        let mut node = Self::prepare(dir, name, join, env, None, None)?;
         node.launch().await?;
         Ok(node)
     }
 
-    /// A node that has an address and is not started yet.
+    /// A node that has an address and is not started yet. It is an end of links if it is `on` some, and runs with a library
+    /// preloaded if there is a `shim`.
     ///
     /// # Errors
     /// When there is no address for it.
@@ -84,6 +99,7 @@ impl Node {
         join: &[String],
         env: &[(String, String)],
         on: Option<(&Links, End)>,
+        shim: Option<Shim>,
     ) -> anyhow::Result<Self> {
         let listen = kept_address()?;
         let addr = match on {
@@ -98,9 +114,11 @@ impl Node {
             addr,
             end: on.map(|(_, end)| end),
             retired: false,
+            excuses: Vec::new(),
             admin: String::new(),
             join: join.to_vec(),
-            env: env.to_vec(),
+            env: env.iter().cloned().chain(shim.iter().flat_map(Shim::env)).collect(),
+            shim,
             binary: None,
             stopping: false,
             process: None,
@@ -162,7 +180,7 @@ impl Node {
     /// Whether the process that was started is bound by now: inside, why it is not yet.
     ///
     /// # Errors
-    /// When it has ended.
+    /// When it has ended, or runs without the library that was to be preloaded.
     pub fn look_bound(&mut self) -> anyhow::Result<anyhow::Result<()>> {
         let process = self.process.as_mut().context("it does not run")?;
         if let Some(status) = process.ended()? {
@@ -176,6 +194,10 @@ impl Node {
         // A file of the process before is not yet the new one's.
         if runtime.pid != pid {
             return Ok(Err(anyhow::anyhow!("runtime.json is of process {}", runtime.pid)));
+        }
+        if let Some(shim) = &self.shim {
+            let loaded = shim.get(Word::Loaded)?;
+            ensure!(loaded == u64::from(pid), "the preloaded library is in process {loaded}, not {pid}");
         }
         (self.addr, self.admin) = (runtime.addr, runtime.admin);
         Ok(Ok(()))
@@ -195,6 +217,50 @@ impl Node {
 
     pub fn running(&self) -> bool {
         self.process.is_some()
+    }
+
+    /// Orders for the library preloaded into it.
+    ///
+    /// # Errors
+    /// When it runs without.
+    pub fn shim(&self) -> anyhow::Result<&Shim> {
+        self.shim.as_ref().with_context(|| format!("{} has no library preloaded", self.name))
+    }
+
+    /// From now on it may end by itself, if it says why.
+    pub fn excuse(&mut self, excuse: Excuse) {
+        if !self.excuses.contains(&excuse) {
+            self.excuses.push(excuse);
+        }
+    }
+
+    /// The faults that entitle it to have ended by itself, as its log tells; none while it runs, or when it was told to end.
+    ///
+    /// # Errors
+    /// Of the system call.
+    pub fn excused_by(&mut self) -> anyhow::Result<Vec<&'static str>> {
+        if self.excuses.is_empty() || self.stopping || self.retired {
+            return Ok(Vec::new());
+        }
+        let Some(process) = self.process.as_mut() else { return Ok(Vec::new()) };
+        if process.ended()?.is_none() {
+            return Ok(Vec::new());
+        }
+        let log = process.stderr();
+        let tells = |excuse: &&Excuse| excuse.told_by.iter().any(|word| log.contains(word));
+        Ok(self.excuses.iter().filter(tells).map(|excuse| excuse.fault).collect())
+    }
+
+    /// Whether it has ended by itself, as a fault entitles it to; then it does not run any longer.
+    ///
+    /// # Errors
+    /// Of the system call.
+    pub fn take_excused(&mut self) -> anyhow::Result<bool> {
+        let excused = !self.excused_by()?.is_empty();
+        if excused {
+            self.process = None;
+        }
+        Ok(excused)
     }
 
     pub fn pid(&self) -> Option<u32> {
@@ -220,15 +286,14 @@ impl Node {
     /// `kill -9`.
     ///
     /// # Errors
-    /// When it does not run, or has ended without having been told to.
+    /// When it does not run, or has ended without having been told to and without an excuse.
     pub fn kill(&mut self) -> anyhow::Result<()> {
-        let (stopping, name) = (self.stopping, self.name.clone());
-        let process = self.process()?;
-        if let Some(status) = process.ended()?.filter(|_| !stopping) {
-            // Left as it is: the run is to find it.
-            anyhow::bail!("{name} ended by itself, {status}");
+        let told_to = self.stopping || self.retired;
+        if let Some(status) = self.process()?.ended()?.filter(|_| !told_to) {
+            // Else left as it is: the run is to find it.
+            ensure!(!self.excused_by()?.is_empty(), "{} ended by itself, {status}", self.name);
         }
-        process.kill()?;
+        self.process()?.kill()?;
         self.process = None;
         Ok(())
     }
@@ -249,8 +314,9 @@ impl Node {
     /// # Errors
     /// When it does not run.
     pub fn stop(&mut self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGTERM)?;
         self.stopping = true;
-        self.signal(Signal::SIGTERM)
+        Ok(())
     }
 
     /// Whether the process of this id is gone by now.

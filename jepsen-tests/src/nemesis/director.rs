@@ -2,6 +2,7 @@
 //!
 //! Each nemesis goes through its own schedule beside the others, so faults of several overlap whatever each takes. Only
 //! what changes every node in turn, or who belongs to the cluster, is one at a time: two of these would wait for each other.
+//! Nodes that a fault has ended with every right are started again meanwhile, as a supervisor does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -16,16 +17,19 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use super::field::Field;
-use super::processes::{
-    DoesNotStart, choose, kill, kill_router, launch, launch_router, restart, restart_router, roll,
-};
-use super::{Event, Nemesis, Phase, membership, partitions};
+use super::machine::{self, Order, restart_excused};
+use super::processes::{DoesNotStart, choose, kill, kill_router, launch, launch_router, roll, roll_back};
+use super::{Event, Nemesis, Phase, damage, membership, partitions};
 use crate::cluster::{Cluster, HEAL_LIMIT};
 use crate::record::{Kind, NEMESIS, Recorder};
 use crate::wait::until;
 
 /// For a router to tell who leads, while other faults last.
 const STATUS_LIMIT: Duration = Duration::from_secs(5);
+/// Between two looks at whether a fault has ended a node.
+const SUPERVISE_EVERY: Duration = Duration::from_millis(500);
+/// The same while the cluster heals.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// How a fault is undone.
 #[derive(Debug, Clone)]
@@ -38,6 +42,13 @@ enum Undo {
     Callers,
     /// Everything goes back to the build under test.
     Build,
+    /// To the library that is preloaded.
+    Order(Order),
+    /// Nodes of which an fsync failed; whatever it is that they do then, they are started again, by this seed without what
+    /// they had not synced.
+    Failing(Order, u64),
+    /// A node with a flipped bit.
+    Damaged(usize),
 }
 
 /// What has been done so far.
@@ -90,9 +101,52 @@ impl Director {
             let events: Vec<&Event> = events.iter().filter(|event| event.lane == lane).collect();
             self.run_lane(&field, events, started, length)
         });
-        try_join_all(lanes).await?;
-        tokio::time::sleep_until((started + length).into()).await;
-        Ok(())
+        let faults = async {
+            try_join_all(lanes).await?;
+            tokio::time::sleep_until((started + length).into()).await;
+            Ok(())
+        };
+        self.supervised(&field, faults).await
+    }
+
+    /// Does `work`; meanwhile nodes that a fault of before has ended are started again.
+    async fn supervised(
+        &self,
+        field: &Field<'_>,
+        work: impl Future<Output = anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
+        let supervise = async {
+            loop {
+                tokio::time::sleep(SUPERVISE_EVERY).await;
+                if let Err(error) = self.restart_ended(field).await {
+                    return error;
+                }
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            error = supervise => Err(error),
+        }
+    }
+
+    /// Starts nodes again that a fault of before has ended; whether there were any.
+    async fn restart_ended(&self, field: &Field<'_>) -> anyhow::Result<bool> {
+        let again = restart_excused(field, &self.ordered()).await?;
+        if !again.is_empty() {
+            self.record("started again", json!({"met": again}), None);
+        }
+        Ok(!again.is_empty())
+    }
+
+    /// Nodes under a fault that may end them, and that would end them again.
+    fn ordered(&self) -> BTreeSet<usize> {
+        self.done(|done| {
+            let orders = done.open.values().filter_map(|(_, undo)| match undo {
+                Undo::Order(order) | Undo::Failing(order, _) => Some(order.nodes()),
+                _ => None,
+            });
+            orders.flatten().collect()
+        })
     }
 
     /// One nemesis' part of the schedule.
@@ -154,6 +208,7 @@ impl Director {
     async fn end(&self, field: &Field<'_>, fault: usize) -> anyhow::Result<()> {
         let Some((nemesis, undo)) = self.done(|done| done.open.remove(&fault)) else { return Ok(()) };
         let mut ended = json!({"phase": "end", "fault": fault});
+        let met = |met: Value| json!({"phase": "end", "fault": fault, "met": met});
         match undo {
             Undo::Launch(nodes) => {
                 for node in nodes {
@@ -170,10 +225,33 @@ impl Director {
                 });
                 ended = json!({"phase": "end", "fault": fault, "callsCutSoFar": cuts});
             }
-            Undo::Build => self.back_to_own_build(field).await?,
+            Undo::Build => {
+                let _in_turn = self.in_turn.lock().await;
+                roll_back(field).await?;
+            }
+            Undo::Order(order) => {
+                self.took_effect(nemesis, field.with(|cluster| order.take_back(cluster))?);
+                let again = restart_excused(field, &self.ordered()).await?;
+                ended = met(json!({"startedAgain": again}));
+            }
+            Undo::Failing(order, seed) => {
+                self.took_effect(nemesis, field.with(|cluster| order.take_back(cluster))?);
+                ended = met(machine::after_failed_syncs(field, &order.nodes(), seed).await?);
+            }
+            Undo::Damaged(node) => ended = met(json!({"refused": damage::launch(field, node).await?})),
         }
         self.record(nemesis.name(), ended, None);
         Ok(())
+    }
+
+    /// An order that nothing was done upon was no fault.
+    fn took_effect(&self, nemesis: Nemesis, effects: u64) {
+        if effects == 0 {
+            self.done(|done| {
+                done.injected = done.injected.saturating_sub(1);
+                done.failures.push(format!("{}: nothing met it", nemesis.name()));
+            });
+        }
     }
 
     /// Undoes everything, and waits until the cluster is whole.
@@ -193,18 +271,45 @@ impl Director {
         for node in 0..field.with(|cluster| cluster.nodes.len()) {
             launch(&field, node).await?;
         }
-        membership::finish(&field).await.context("finish drains")?;
-        cluster.wait_whole(HEAL_LIMIT).await?;
+        self.supervised(&field, membership::finish(&field)).await.context("finish drains")?;
+        self.wait_whole(cluster).await?;
         self.record("heal", json!({"phase": "end"}), None);
         Ok(())
     }
 
+    /// Waits until all is whole. What a fault has done to a node may end it only now.
+    async fn wait_whole(&self, cluster: &mut Cluster) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while let Err(error) = cluster.wait_whole(LOOK_LIMIT).await {
+            let again = self.restart_ended(&Field::new(cluster)).await?;
+            if !again && started.elapsed() > HEAL_LIMIT {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts nodes again that a fault has ended after all was healed, and waits until all is whole; whether there were any.
+    ///
+    /// # Errors
+    /// As [`Self::heal`].
+    pub async fn revive(&self, cluster: &mut Cluster) -> anyhow::Result<bool> {
+        let again = self.restart_ended(&Field::new(cluster)).await?;
+        if again {
+            self.wait_whole(cluster).await?;
+        }
+        Ok(again)
+    }
+
     fn resume(&self, field: &Field<'_>, at: usize) -> anyhow::Result<()> {
         self.done(|done| done.paused.remove(&at));
-        field.with(|cluster| match cluster.nodes.get(at).filter(|node| node.running()) {
-            Some(node) => node.signal(Signal::SIGCONT),
-            // Killed meanwhile by another fault.
-            None => Ok(()),
+        field.with(|cluster| {
+            let node = cluster.nodes.get_mut(at).context("no such node")?;
+            // Killed meanwhile by another fault, or ended by one after a new start.
+            if !node.running() || node.process()?.ended()?.is_some() {
+                return Ok(());
+            }
+            node.signal(Signal::SIGCONT)
         })
     }
 
@@ -278,28 +383,40 @@ impl Director {
                 let met = roll(field, &nodes, Some(binary)).await?;
                 Ok((Some(Undo::Build), met))
             }
+            Nemesis::DiskFull
+            | Nemesis::SlowFsync
+            | Nemesis::FailingFsync
+            | Nemesis::PowerLoss
+            | Nemesis::PowerLossAll
+            | Nemesis::BitFlip
+            | Nemesis::ClockJump
+            | Nemesis::ClockDrift => self.inject_into_machine(field, event.nemesis, &mut rng).await,
         }
     }
 
-    /// Restarts, one by one, what is of another build.
-    async fn back_to_own_build(&self, field: &Field<'_>) -> anyhow::Result<()> {
-        let _in_turn = self.in_turn.lock().await;
-        for at in 0..field.with(|cluster| cluster.nodes.len()) {
-            if field.with(|cluster| cluster.nodes.get(at).is_some_and(|node| node.binary.is_some())) {
-                restart(field, at, None).await?;
-                // Under other faults it may not be well in time; the end of the run waits for that.
-                let _ = field.rest().await;
-            }
+    /// Faults of disk and clocks.
+    async fn inject_into_machine(
+        &self,
+        field: &Field<'_>,
+        nemesis: Nemesis,
+        rng: &mut StdRng,
+    ) -> anyhow::Result<(Option<Undo>, Value)> {
+        if nemesis == Nemesis::BitFlip {
+            damage::repaired(field).await?;
+            let (node, met) = damage::flip(field, &self.awake(field), rng).await?;
+            return Ok((Some(Undo::Damaged(node)), met));
         }
-        for at in 0..field.with(|cluster| cluster.routers().count()) {
-            let other = |cluster: &mut Cluster| {
-                cluster.routers().nth(at).is_some_and(|router| router.binary.is_some())
-            };
-            if field.with(other) {
-                restart_router(field, at, None).await?;
-            }
+        let awake = self.awake(field);
+        if matches!(nemesis, Nemesis::PowerLoss | Nemesis::PowerLossAll) {
+            let count = if nemesis == Nemesis::PowerLoss { 1 } else { awake.len() };
+            let nodes = choose(rng, &awake, count)?;
+            let met = field.with(|cluster| machine::lose_power(cluster, &nodes, rng))?;
+            return Ok((Some(Undo::Launch(nodes)), met));
         }
-        Ok(())
+        let (order, met) = field.with(|cluster| machine::order(nemesis, cluster, &awake, rng))?;
+        let failing = nemesis == Nemesis::FailingFsync;
+        let undo = if failing { Undo::Failing(order, rng.random()) } else { Undo::Order(order) };
+        Ok((Some(undo), met))
     }
 
     /// The leader of a random shard, as long as it is awake.

@@ -25,14 +25,26 @@ pub fn rules(nemesis: Nemesis, cluster: &Cluster, rng: &mut StdRng) -> anyhow::R
     let others: Vec<End> = nodes.iter().copied().filter(|node| *node != one).collect();
     Ok(match nemesis {
         Nemesis::PartitionMajority => {
-            // A cut-off node that routers still reach must not answer as if it led.
-            let with_routers = rng.random_bool(0.5);
-            let mut far = others;
-            if with_routers {
-                far.extend(&routers);
-            }
-            let ways = far.iter().flat_map(|&end| [(one, end), (end, one)]).collect();
-            (with(HOLD, ways), json!({"cut": one.to_string(), "routers": with_routers}))
+            // A cut-off node that routers still reach, or that alone they reach, must not answer as if it led.
+            let (mut near, mut far) = (vec![one], others);
+            let told = match rng.random_range(0..3) {
+                0 => "see both sides",
+                1 => {
+                    far.extend(&routers);
+                    "with the others"
+                }
+                _ => {
+                    let with_it = rng.random_range(0..routers.len().max(1));
+                    for (at, router) in routers.iter().enumerate() {
+                        if at == with_it { near.push(*router) } else { far.push(*router) }
+                    }
+                    "one with it"
+                }
+            };
+            let pairs = near.iter().flat_map(|&a| far.iter().map(move |&b| (a, b)));
+            let ways = pairs.flat_map(|(a, b)| [(a, b), (b, a)]).collect();
+            let near: Vec<String> = near.iter().map(ToString::to_string).collect();
+            (with(HOLD, ways), json!({"cut": near, "routers": told}))
         }
         Nemesis::PartitionOneWay => {
             let deaf = rng.random_bool(0.5);

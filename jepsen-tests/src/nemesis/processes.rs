@@ -2,6 +2,7 @@
 //!
 //! What another fault has done already is no failure here: a node that is dead need not be ended, one that runs need not be
 //! started. So two faults that meet the same node leave it as the last one wants it, and the end of the run starts them all.
+//! Nor is it one when a fault has ended a node that says so: that fault's end, or who supervises the nodes, starts it again.
 
 use std::path::Path;
 
@@ -11,7 +12,7 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
 use super::field::Field;
-use crate::cluster::{BIND_LIMIT, STOP_LIMIT};
+use crate::cluster::{BIND_LIMIT, Cluster, STOP_LIMIT};
 use crate::wait::until;
 
 /// A process did not start: the product's failure, whatever the fault.
@@ -58,7 +59,7 @@ pub fn kill_router(field: &Field<'_>, rng: &mut StdRng) -> anyhow::Result<usize>
     })
 }
 
-/// Starts a node again unless it runs or has been removed.
+/// Starts a node again unless it runs or has been removed. It may end at once by a fault that entitles it to.
 pub async fn launch(field: &Field<'_>, at: usize) -> anyhow::Result<()> {
     let started = field.with(|cluster| -> anyhow::Result<_> {
         let node = cluster.nodes.get_mut(at).context("no such node")?;
@@ -79,6 +80,7 @@ pub async fn launch(field: &Field<'_>, at: usize) -> anyhow::Result<()> {
             }
             match node.look_bound() {
                 Ok(bound) => bound.map(Ok),
+                Err(_) if !node.excused_by()?.is_empty() => Ok(Ok(())),
                 Err(ended) => {
                     let tail = node.process()?.log_tail(30);
                     Ok(Err(DoesNotStart { who: who.clone(), reason: format!("{ended:#}: {tail}") }.into()))
@@ -128,7 +130,7 @@ pub async fn restart(field: &Field<'_>, at: usize, binary: Option<&Path>) -> any
     let pid = field.with(|cluster| -> anyhow::Result<_> {
         let node = cluster.nodes.get_mut(at).context("no such node")?;
         node.binary = binary.map(Path::to_owned);
-        if node.running() {
+        if node.running() && !node.take_excused()? {
             node.stop()?;
         }
         Ok(node.pid())
@@ -196,4 +198,23 @@ pub async fn roll(field: &Field<'_>, nodes: &[usize], binary: Option<&Path>) -> 
         };
     }
     unwell.map(|()| json!(names))
+}
+
+/// Restarts, one by one, what is of another build.
+pub async fn roll_back(field: &Field<'_>) -> anyhow::Result<()> {
+    for at in 0..field.with(|cluster| cluster.nodes.len()) {
+        if field.with(|cluster| cluster.nodes.get(at).is_some_and(|node| node.binary.is_some())) {
+            restart(field, at, None).await?;
+            // Under other faults it may not be well in time; the end of the run waits for that.
+            let _ = field.rest().await;
+        }
+    }
+    for at in 0..field.with(|cluster| cluster.routers().count()) {
+        let other =
+            |cluster: &mut Cluster| cluster.routers().nth(at).is_some_and(|router| router.binary.is_some());
+        if field.with(other) {
+            restart_router(field, at, None).await?;
+        }
+    }
+    Ok(())
 }

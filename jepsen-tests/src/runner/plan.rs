@@ -1,11 +1,12 @@
 //! What to run.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::default_artefacts;
 use crate::nemesis::Nemesis;
+use crate::preload;
 use crate::proxy::End;
 use crate::workload::{Through, Workload};
 
@@ -105,6 +106,12 @@ impl Plan {
         Duration::from_secs_f64((self.callers as f64 / self.rate).clamp(0.0001, 10.0))
     }
 
+    /// The library that nodes are to run with, if they are and there is one.
+    pub fn preload(&self) -> Option<&'static Path> {
+        let any = |needs: fn(&Nemesis) -> bool| self.nemeses.iter().any(needs);
+        any(|nemesis| nemesis.needs_preload() || *nemesis == Nemesis::Mix).then(preload::library)?.ok()
+    }
+
     /// The other build, where one was named.
     pub fn other_binary(&self) -> Option<PathBuf> {
         self.other_binary.clone().or_else(|| std::env::var_os(OTHER_BINARY).map(PathBuf::from))
@@ -134,6 +141,12 @@ impl Plan {
             if let Err(error) = TcpListener::bind((address, 0)) {
                 return Some(format!("links need addresses of their own, such as {address}: {error}"));
             }
+        }
+        if self.workload == Workload::Ttl && self.nemeses.iter().any(|nemesis| nemesis.needs_clocks()) {
+            return Some("a time to live is counted by the clocks that are wrong".to_owned());
+        }
+        if self.nemeses.iter().any(|nemesis| nemesis.needs_preload()) {
+            return preload::library().err().map(|error| format!("{error:#}"));
         }
         None
     }

@@ -6,7 +6,7 @@ use rand::RngExt as _;
 use serde_json::{Value, json};
 
 use super::document::Only;
-use super::{Caller, End, number};
+use super::{Caller, End, Sent, number};
 
 /// For one logical change, all attempts together.
 const GIVE_UP: Duration = Duration::from_secs(30);
@@ -77,7 +77,11 @@ async fn attempt(
     let mut unknown = false;
     loop {
         let end = match caller.store(key, next, Only::IfMatch(etag), Some(&idempotency_key)).await {
-            Ok(_) => return Ok(true),
+            Ok(answered) => {
+                let (key, etag, document) = (key.to_owned(), etag.to_owned(), next.clone());
+                caller.remember(Sent { key, etag, document, idempotency_key, answered });
+                return Ok(true);
+            }
             // The first answer under the key is repeated, so this is the outcome of all sendings.
             Err(End::Fail(error)) if error == "precondition" => return Ok(false),
             Err(end) => end,

@@ -1,13 +1,24 @@
 //! Lists that grow by compare-and-set under an `Idempotency-Key`, resent on every cut. Were the first outcome not kept,
-//! a resent append would be told that it lost the race against itself, and would be made again.
+//! a resent append would be told that it lost the race against itself, and would be made again. Some that were
+//! acknowledged are sent again later, when their shard may have other leaders and other replicas.
 
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
 use super::counter::change;
-use super::{Caller, End};
+use super::document::Only;
+use super::{Caller, End, Sent};
+use crate::checker::idempotent::RESEND;
+
+const RESEND_SHARE: f64 = 0.15;
 
 pub async fn step(caller: &mut Caller) {
+    if caller.rng.random_bool(RESEND_SHARE)
+        && let Some(sent) = caller.sent_before()
+    {
+        resend(caller, sent).await;
+        return;
+    }
     let key = caller.key();
     if caller.rng.random_bool(0.3) {
         read(caller, &key).await;
@@ -23,6 +34,18 @@ pub async fn step(caller: &mut Caller) {
     let end = change(caller, &key, longer).await;
     let end = end.map_or_else(|end| end, |()| End::Ok(json!(value)));
     caller.end("append", &key, json!(value), end);
+}
+
+/// A caller that has slept, or did not believe the answer.
+async fn resend(caller: &mut Caller, sent: Sent) {
+    let Sent { key, etag, document, idempotency_key, answered } = sent;
+    let answered = json!(answered);
+    caller.begin(RESEND, &key, answered.clone());
+    let end = match caller.store(&key, &document, Only::IfMatch(&etag), Some(&idempotency_key)).await {
+        Ok(etag) => End::Ok(json!(etag)),
+        Err(end) => end,
+    };
+    caller.end(RESEND, &key, answered, end);
 }
 
 fn list(document: &Value) -> Result<Vec<Value>, End> {

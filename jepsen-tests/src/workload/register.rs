@@ -8,6 +8,10 @@ use super::{Caller, End, number};
 use crate::http::Answer;
 
 pub async fn step(caller: &mut Caller) {
+    if caller.is_faithful() {
+        read_again(caller).await;
+        return;
+    }
     let key = caller.key();
     match caller.rng.random_range(0..100) {
         0..40 => {
@@ -32,6 +36,15 @@ pub async fn step(caller: &mut Caller) {
         }
         _ => delete(caller, &key).await,
     }
+}
+
+/// Reads the key of before while it is answered, at times another.
+async fn read_again(caller: &mut Caller) {
+    let another = caller.rng.random_range(0..caller.site.keys.len().max(1));
+    let again = caller.answered.filter(|_| caller.rng.random_bool(0.9));
+    let at = again.unwrap_or(another);
+    let key = caller.key_at(at);
+    caller.answered = read(caller, &key).await.then_some(at);
 }
 
 async fn write(caller: &mut Caller, (f, input): (&str, Value), key: &str, value: u64, only: Only<'_>) {

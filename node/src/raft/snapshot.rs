@@ -31,6 +31,7 @@ use super::types::{
     membership_to_wire, vote_from_wire, vote_to_wire,
 };
 use crate::crash;
+use crate::defect::{self, Defect};
 use crate::store::snapshot::PointInTime;
 use crate::store::{Batch, Space, StoreError};
 
@@ -180,7 +181,10 @@ impl SnapshotSender {
                 let scan = Arc::clone(&transfer.scan);
                 let pairs = crate::blocking::spawn(move || scan.lock().next_chunk(CHUNK_BYTES)).await??;
                 let chunk = match pairs {
-                    Some(pairs) => {
+                    Some(mut pairs) => {
+                        if defect::has(Defect::ForgetRequests) {
+                            pairs.retain(|(key, _)| !crate::state::is_memory_of_requests(key));
+                        }
                         let data = encode_pairs(&pairs);
                         bytes += data.len() as u64;
                         if let Some((key, _)) = pairs.last() {

@@ -12,6 +12,7 @@ use super::overlay::Overlay;
 use super::record::Record;
 use super::sessions::{Seen, Sessions};
 use super::{Header, View, keys, merge};
+use crate::defect::{self, Defect};
 use crate::store::{Batch, StoreError};
 use prost::Message;
 
@@ -67,6 +68,9 @@ impl<V: View + ?Sized> Apply<'_, V> {
         let mut units = Vec::with_capacity(command.units.len());
         let mut position = 0;
         for (number, unit) in command.units.iter().enumerate() {
+            if defect::has(Defect::ApplyTwice) {
+                self.apply_unit(index, number, position, unit)?;
+            }
             units.push(self.apply_unit(index, number, position, unit)?);
             position += unit.ops.len();
         }

@@ -23,6 +23,12 @@ pub(super) const HEADER: [u8; 1] = *b"m";
 /// Prefix, collection, hash and length before the id of a document key.
 const BEFORE_ID: usize = 1 + 4 + 8 + 2;
 
+/// Whether the record under `key` remembers a request that was answered.
+pub fn is_memory_of_requests(key: &[u8]) -> bool {
+    let kinds = [IDEMPOTENCY, IDEMPOTENCY_AGE, SESSION, SESSION_PAGE, SESSION_REPLY];
+    key.first().is_some_and(|kind| kinds.contains(kind))
+}
+
 /// The key under which a document is kept. An id is at most 65,535 bytes: apply refuses longer ones, and
 /// [`validate`](super::validate()) much shorter ones.
 pub fn document_key(collection: u32, id: &str, sort: Option<&str>) -> Bytes {

@@ -37,7 +37,7 @@ use crate::store::{KeyRange, Scan, Space, StoreError};
 
 pub use apply::{Applied, Apply, begin};
 pub use expire::{SweepLimits, Swept, collections_held, expires_between, sweep_at, sweep_due};
-pub use keys::document_key;
+pub use keys::{document_key, is_memory_of_requests};
 pub use read::{read, scan};
 pub use record::{Visibility, decode_document, visibility};
 pub use validate::{OPS_MAX, UNITS_MAX, validate};

@@ -60,6 +60,7 @@ pub(super) fn recover(dir: &Path, options: &Options) -> Result<Recovery, WalErro
     let Listing { segments: files, spares: mut unused } = list(dir)?;
     let mut replay = Replay::default();
     let mut recovered = Recovered::default();
+    let mut last_batch = 0;
     let log = match files.last_key_value() {
         None => {
             let salt = options.salt.unwrap_or_else(rand::random);
@@ -76,12 +77,15 @@ pub(super) fn recover(dir: &Path, options: &Options) -> Result<Recovery, WalErro
             let freed = files.into_iter().filter(|(sequence, _)| *sequence < tail.oldest);
             unused.extend(freed.map(|(_, path)| path));
             let salt = tail.salt;
+            last_batch = tail.last_batch;
             let segments = segments.into_iter().map(|(segment, _)| Arc::new(segment)).collect();
             LogEnd { salt, segments, end: tail.end, next_sequence: last + 1 }
         }
     };
     if let Some(last) = log.segments.last() {
-        // A killed process leaves what it wrote in the page cache: it must be durable before it is built on.
+        // A killed process leaves what it wrote in the page cache: it must be durable before it is built on. One that ended
+        // because a flush failed leaves pages that count as clean, which no later flush writes: only a new write does.
+        last.rewrite(last_batch, log.end)?;
         last.file.sync_all().map_err(WalError::io("flush log segment", &last.path))?;
         sync_dir(dir)?;
     }
@@ -117,6 +121,8 @@ fn list(dir: &Path) -> Result<Listing, WalError> {
 struct Tail {
     salt: u64,
     oldest: u64,
+    /// Where the last batch begins; all before it was durable when it was written.
+    last_batch: u64,
     end: u64,
     torn: bool,
 }
@@ -144,7 +150,9 @@ fn open_segments(dir: &Path, last: u64) -> Result<(Tail, Vec<(Segment, SegmentHe
 /// Finds the end of the last segment.
 fn find_tail(segment: &Segment, header: &SegmentHeader) -> Result<Tail, WalError> {
     let mut batches = Batches::new(segment)?;
-    let mut tail = Tail { salt: header.salt, oldest: header.oldest, end: HEADER as u64, torn: false };
+    let start = HEADER as u64;
+    let mut tail =
+        Tail { salt: header.salt, oldest: header.oldest, last_batch: start, end: start, torn: false };
     loop {
         let at = tail.end;
         let batch = batches.header_at(at)?;
@@ -155,6 +163,10 @@ fn find_tail(segment: &Segment, header: &SegmentHeader) -> Result<Tail, WalError
                 let whole = batches.frames(&batch).all(|frame| frame.is_ok_and(|frame| frame.good));
                 // A bad frame before a good batch is damage; the replay will say whose.
                 if whole || batches.has_batch_behind(batches.end_of(&batch))? {
+                    // A seal is not flushed: what is before it may not be durable either.
+                    if batch.frames > 0 {
+                        tail.last_batch = at;
+                    }
                     tail.end = batches.end_of(&batch);
                     tail.oldest = batch.oldest;
                     continue;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::frame::{self, FRAME_HEADER, FrameHeader, Kind, crc, u32_at, u64_at};
 use super::index::Loc;
 use super::{Damage, Record, ReplicaId, WalError};
+use crate::defect::{self, Defect};
 use bytes::Bytes;
 
 pub(super) const HEADER: usize = 64;
@@ -137,6 +138,15 @@ impl Segment {
         Ok(self.file.metadata().map_err(WalError::io("inspect segment", &self.path))?.len())
     }
 
+    /// Writes the bytes from `start` to `end` again as they are.
+    pub fn rewrite(&self, start: u64, end: u64) -> Result<(), WalError> {
+        let mut bytes = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(0)];
+        self.file
+            .read_exact_at(&mut bytes, start)
+            .and_then(|()| self.file.write_all_at(&bytes, start))
+            .map_err(WalError::io("write the last batch again", &self.path))
+    }
+
     /// Reads adjacent records of `replica`, which start at index `first`; each is checked.
     pub fn read_records(
         &self,
@@ -202,5 +212,8 @@ pub(super) fn create_zeroed(path: &Path, bytes: u64) -> Result<File, WalError> {
 
 /// Makes names created, changed or removed in `dir` durable (I3).
 pub(super) fn sync_dir(dir: &Path) -> Result<(), WalError> {
+    if defect::has(Defect::SkipDirectorySync) {
+        return Ok(());
+    }
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(WalError::io("sync directory", dir))
 }
