@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jepsen_tests::nemesis::Nemesis;
-use jepsen_tests::runner::{Plan, Verdict, run};
+use jepsen_tests::runner::{Engine, Plan, Verdict, run};
 use jepsen_tests::workload::Workload;
 
 const LENGTH: Duration = Duration::from_secs(15);
@@ -12,10 +12,19 @@ const LENGTH: Duration = Duration::from_secs(15);
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn passes(workload: Workload, nemeses: &[Nemesis], seed: u64) -> anyhow::Result<()> {
+    passes_on(None, workload, nemeses, seed).await
+}
+
+async fn passes_on(
+    engine: Option<Engine>,
+    workload: Workload,
+    nemeses: &[Nemesis],
+    seed: u64,
+) -> anyhow::Result<()> {
     let _turn = TURN.lock().await;
     let artefacts = tempfile::tempdir()?;
     let root = artefacts.path().to_owned();
-    let plan = Plan { artefacts: Some(root), ..Plan::new(workload, nemeses.to_vec(), LENGTH, seed) };
+    let plan = Plan { artefacts: Some(root), engine, ..Plan::new(workload, nemeses.to_vec(), LENGTH, seed) };
     let report = Box::pin(run(&plan)).await;
     println!("{report}");
     match report.verdict {
@@ -46,6 +55,12 @@ async fn resent_writes_apply_once_over_lossy_links() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_items_outlive_a_loss_of_power() -> anyhow::Result<()> {
     passes(Workload::Set, &[Nemesis::PowerLossAll], 15).await
+}
+
+/// fjall once refused its directory here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_outlive_a_loss_of_power_with_the_other_engine() -> anyhow::Result<()> {
+    passes_on(Some(Engine::Fjall), Workload::Append, &[Nemesis::PowerLossAll], 2).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,7 +2,10 @@
 //!
 //! One keyspace for all spaces, because idle ones pin journals. A registry keyspace says which spaces exist;
 //! a removal is noted there first, so that one cut short by a crash is finished when the engine opens.
-//! fjall itself cuts a damaged journal and may come up older; a space's applied position shows it (I2).
+//! fjall itself cuts a damaged journal and may come up older; a space's applied position shows it (I2). Where it refuses one
+//! that a loss of power has torn, `journal` cuts it.
+
+mod journal;
 
 use std::fmt;
 use std::ops::Bound;
@@ -15,7 +18,7 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use super::damage::contain;
-use super::files::{allocated_bytes, create_dir, sync_dir};
+use super::files::{allocated_bytes, create_dir, failed, sync_dir};
 use super::slots::Slots;
 use super::value::{self, WHOLE};
 use super::{Batch, Engine, KeyRange, Scan, Space, SpaceId, StoreError, is_empty_range};
@@ -68,7 +71,14 @@ impl FjallEngine {
             let registry = database.keyspace("spaces", KeyspaceCreateOptions::default)?;
             Ok(Store { dir: dir.to_owned(), database, data, registry })
         };
-        let store = run("open", "any", dir, || Ok(open()?))?;
+        let store = match run("open", "any", dir, || Ok(open()?)) {
+            Err(StoreError::Damaged { .. })
+                if journal::cut(dir).map_err(failed("cut the journal in", dir))? =>
+            {
+                run("open", "any", dir, || Ok(open()?))?
+            }
+            opened => opened?,
+        };
         sync_dir(dir)?;
         let engine = Self { dir: dir.to_owned(), store: Arc::new(store), slots: Slots::default() };
         for (id, state) in engine.registered()? {
