@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use wire::raft_frame::Body;
 
+use super::contact::Contact;
 use super::hearing::Hearing;
 use super::peers::Peers;
 use super::state_machine::{ReplicaState, SnapshotData, StateMachine};
@@ -45,20 +46,11 @@ pub struct Group {
     peers: Arc<Peers>,
     /// The latest proof that this replica was current: when it was asked for, and the index it gave.
     proven: Mutex<Option<(Instant, u64)>>,
-    /// When a leader's message was last accepted (at first: when the replica was opened), and when this
-    /// replica last asked for an election.
-    contact: Mutex<Contact>,
+    contact: Contact,
     /// Whether a quorum answers, while this replica leads.
     hearing: Mutex<Hearing<InstantOf<TypeConfig>>>,
     /// Held while the membership is changed from outside.
     reconfiguring: tokio::sync::Mutex<()>,
-}
-
-struct Contact {
-    heard: Instant,
-    elected: Instant,
-    /// Since when this replica was found leading, looked at by [`Group::elect_if_silent`].
-    leading: Option<Instant>,
 }
 
 /// Why a command was not applied here.
@@ -96,7 +88,6 @@ pub struct GroupView {
 
 impl Group {
     pub fn new(raft: GroupRaft, state: Arc<ReplicaState>, peers: Arc<Peers>) -> Self {
-        let now = Instant::now();
         Self {
             group: state.group,
             replica: state.id,
@@ -104,7 +95,7 @@ impl Group {
             raft,
             peers,
             proven: Mutex::new(None),
-            contact: Mutex::new(Contact { heard: now, elected: now, leading: None }),
+            contact: Contact::new(Instant::now()),
             hearing: Mutex::default(),
             reconfiguring: tokio::sync::Mutex::default(),
         }
@@ -422,15 +413,11 @@ impl Group {
         let rank = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
-            let mut contact = self.contact.lock();
             if metrics.state == ServerState::Leader {
-                let now = Instant::now();
-                contact.heard = now;
-                contact.leading.get_or_insert(now);
+                self.contact.leads(Instant::now());
                 return;
             }
-            contact.leading = None;
-            drop(contact);
+            self.contact.follows();
             // Whoever leads again, or is asked who leads, begins to listen anew.
             self.hearing.lock().reset();
             self.state.deaf.send_if_modified(std::mem::take);
@@ -440,14 +427,8 @@ impl Group {
                 None => return,
             }
         };
-        let now = Instant::now();
-        {
-            let mut contact = self.contact.lock();
-            let due = contact.heard + lease + rank_pause.saturating_mul(rank);
-            if now < due || now < contact.elected + lease / 2 {
-                return;
-            }
-            contact.elected = now;
+        if !self.contact.is_due(Instant::now(), lease, rank_pause, rank) {
+            return;
         }
         tracing::info!(group = %self.group, "no leader is heard: asking for an election");
         if let Err(error) = self.raft.trigger().elect(true).await {
@@ -457,7 +438,7 @@ impl Group {
 
     /// How long this replica has led without a break, as far as [`Self::elect_if_silent`] has seen.
     pub fn led_for(&self) -> Option<Duration> {
-        self.contact.lock().leading.map(|since| since.elapsed())
+        self.contact.led_for(Instant::now())
     }
 
     /// As leader: tells the followers that it is alive. Those that heard it anyway are left out by Raft. When a quorum has
@@ -541,10 +522,18 @@ impl Group {
         let Some(body) = frame.body else { return refused("an empty frame") };
         match body {
             Body::Append(request) => self.handle_append(request).await,
-            Body::Vote(request) => match self.raft.vote(vote_request(&request)).await {
-                Ok(response) => vote_reply(&response),
-                Err(error) => refused(error),
-            },
+            Body::Vote(request) => {
+                let voting = self.contact.asked();
+                match self.raft.vote(vote_request(&request)).await {
+                    Ok(response) => {
+                        if response.vote_granted {
+                            voting.granted(Instant::now());
+                        }
+                        vote_reply(&response)
+                    }
+                    Err(error) => refused(error),
+                }
+            }
             Body::PreVote(request) => match self.raft.pre_vote(vote_request(&request)).await {
                 Ok(response) => vote_reply(&response),
                 Err(error) => refused(error),
@@ -617,7 +606,7 @@ impl Group {
         use wire::append_reply::Kind;
         let result = self.raft.append_entries(rpc).await;
         if matches!(result, Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_))) {
-            self.contact.lock().heard = Instant::now();
+            self.contact.heard(Instant::now());
         }
         let (kind, matching, vote) = match result {
             Ok(AppendEntriesResponse::Success) => (Kind::Success, None, None),

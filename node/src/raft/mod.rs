@@ -4,6 +4,7 @@
 //! log and the engine, `peers` and `network` carry messages, `snapshot` streams a replica, `group` is one
 //! running replica, `content_hash` what it holds, and `groups` all of them.
 
+mod contact;
 mod content_hash;
 pub mod group;
 pub mod groups;
