@@ -146,7 +146,7 @@ impl Nemesis {
             Self::KillRouter => "kill -9 of a router",
             Self::Pause => "SIGSTOP of a node for longer than an election, then SIGCONT",
             Self::PauseLeader => "the same to the leader of a random shard",
-            Self::PartitionMajority => "one node is cut off from the others, at times from routers too",
+            Self::PartitionMajority => "one node, alone or with a router, is cut off from the others",
             Self::PartitionOneWay => "one node no longer hears the others, or they no longer hear it",
             Self::PartitionRing => "each node reaches only its neighbours on a ring (five nodes)",
             Self::PartitionBridge => "two halves that only one node in the middle connects (five nodes)",
