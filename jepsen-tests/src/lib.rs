@@ -23,6 +23,7 @@ pub mod history;
 pub mod http;
 pub mod lister;
 pub mod load;
+pub mod looker;
 pub mod nemesis;
 pub mod preload;
 pub mod process;

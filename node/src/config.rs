@@ -134,7 +134,7 @@ pub struct LimitsConfig {
     /// Writes are refused while the disk has fewer free bytes than this.
     #[garde(skip)]
     pub disk_free_bytes_min: u64,
-    /// Snapshots sent by this node, all together, in bytes a second.
+    /// What this node sends to new replicas, all together, in bytes a second: snapshots, and the log of before they came.
     #[garde(range(min = 1 << 16))]
     pub snapshot_bytes_per_second: u64,
     /// Whether snapshots take less of that while requests take twice as long as usual or the processors are taken. Off, replicas are whole sooner at the

@@ -413,3 +413,53 @@ async fn stop(node: &Arc<Node>) {
     }
     node.dir.forget_runtime();
 }
+
+#[cfg(test)]
+mod tests {
+    use borough_proto::key;
+
+    use super::*;
+
+    #[test]
+    fn a_damaged_replica_is_given_up_only_where_a_quorum_does_without_it() {
+        use wire::ReplicaRole::{Learner, Leaving, Voter};
+        let (first, last) = key::ranges(1)[0];
+        let map = |roles: &[wire::ReplicaRole]| {
+            let replicas = roles.iter().zip(1..).map(|(&role, id)| wire::ReplicaInfo {
+                id,
+                node: id,
+                role: role.into(),
+            });
+            let replicas: Vec<_> = replicas.collect();
+            let nodes = replicas.iter().map(|replica| wire::NodeInfo {
+                id: replica.node,
+                state: wire::NodeState::Member.into(),
+                ..Default::default()
+            });
+            ClusterMap::try_from(wire::ClusterMap {
+                cluster_id: "c".to_owned(),
+                epoch: 1,
+                replication_factor: 3,
+                nodes: nodes.collect(),
+                shards: vec![wire::ShardInfo { id: 0, first, last, epoch: 1, replicas }],
+                ..Default::default()
+            })
+            .unwrap()
+        };
+        for (roles, given_up) in [
+            (&[Voter][..], false),
+            (&[Voter, Voter], false),
+            (&[Voter, Learner, Learner], false),
+            (&[Voter, Voter, Voter], true),
+            (&[Voter, Voter, Leaving], true),
+            (&[Voter, Voter, Learner], false),
+            (&[Learner, Voter], true),
+            (&[Voter; 4], true),
+            (&[Voter; 5], true),
+        ] {
+            assert_eq!(has_peers(&map(roles), ReplicaId(1)), given_up, "{roles:?}");
+        }
+        assert!(has_peers(&map(&[Voter]), ReplicaId(9)), "the map gives it to nobody");
+        assert!(!has_peers(&ClusterMap::default(), ReplicaId(9)), "there is no map to say so");
+    }
+}

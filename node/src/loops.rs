@@ -355,6 +355,10 @@ async fn send_report(node: &Arc<Node>, report: wire::NodeReport, heard: &mut Hea
         };
         if reply.accepted {
             node.meta_term.fetch_max(reply.term, Ordering::SeqCst);
+            // Only members of the meta group may lead it next.
+            if target != node.node_id() && node.meta().is_some() {
+                node.observed.lock().hear_of(reply.term, target, &reply.silences);
+            }
             // What it had at the last report should have come by now.
             if node.map.get().epoch() < heard.map_epoch {
                 node.newer_map.send_replace(Some(target));

@@ -61,6 +61,11 @@ impl GroupId {
     pub fn shard(self) -> Option<ShardId> {
         self.0.checked_sub(1).map(ShardId)
     }
+
+    /// What people call it: the status document knows no groups.
+    pub fn title(self) -> String {
+        self.shard().map_or_else(|| "the meta group".to_owned(), |shard| format!("shard {}", shard.0))
+    }
 }
 
 impl From<ShardId> for GroupId {
@@ -76,6 +81,10 @@ mod tests {
     #[test]
     fn shards_and_groups_map_one_to_one() {
         assert_eq!(GroupId::META.shard(), None);
+        assert_eq!(
+            (GroupId::META.title().as_str(), GroupId(8).title().as_str()),
+            ("the meta group", "shard 7")
+        );
         for shard in [ShardId(0), ShardId(31), ShardId(u32::MAX - 1)] {
             assert_eq!(GroupId::from(shard).shard(), Some(shard));
         }

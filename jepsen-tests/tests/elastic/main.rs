@@ -13,6 +13,7 @@ use jepsen_tests::cluster::{Cluster, Options};
 use jepsen_tests::http::Http;
 use jepsen_tests::lister::{Lister, fill, verify};
 use jepsen_tests::load::{Load, Shape};
+use jepsen_tests::looker::{Looker, Truth};
 use jepsen_tests::process::run;
 use jepsen_tests::wait::until;
 use serde_json::json;
@@ -203,6 +204,7 @@ async fn there_and_back(cluster: &mut Cluster, count: usize) -> anyhow::Result<(
     let http = cluster.http();
     let busy = Busy::start(cluster, "back", count).await?;
     busy.sample("before").await?;
+    let looker = Looker::start(&http, Truth::Served);
     let first = cluster.nodes.first().context("no node")?.data_dir.clone();
     let full = engine_bytes(&first)?;
 
@@ -260,6 +262,7 @@ async fn there_and_back(cluster: &mut Cluster, count: usize) -> anyhow::Result<(
     let (moves, bytes) = moved(&status, began);
     println!("        6 to 3 nodes in {:.1?}: {moves} moves, {bytes} bytes", clock.elapsed());
     busy.tell("while shrinking", begin);
+    println!("        {} looks at the status", looker.stop().await?);
     busy.sample("after").await?;
     busy.stop(cluster, count).await
 }
@@ -338,6 +341,7 @@ async fn meta_leader_killed(cluster: &mut Cluster, count: usize) -> anyhow::Resu
     let running = under_way(&http, "rebalance").await?;
     check_eq!(running.id, rebalance.id);
     let leader = cluster.meta_leader().await?;
+    let looker = Looker::start(&http, Truth::Served);
     cluster.node_mut(leader)?.kill()?;
     let killed = busy.load.history.now();
     cluster.node_mut(leader)?.launch().await?;
@@ -346,6 +350,7 @@ async fn meta_leader_killed(cluster: &mut Cluster, count: usize) -> anyhow::Resu
     let members = cluster.members(STEP_LIMIT).await?;
     cluster.wait_even(&members, REST_LIMIT).await?;
     busy.tell("with the meta leader killed", killed);
+    looker.stop().await?;
     // A node was killed: what it led waits for an election, but no request fails for it.
     busy.stop(cluster, count).await
 }

@@ -15,6 +15,7 @@ use jepsen_tests::cluster::{Cluster, Node, Options};
 use jepsen_tests::http::Http;
 use jepsen_tests::lister::{Lister, fill, verify};
 use jepsen_tests::load::{Load, Shape};
+use jepsen_tests::looker::{Looker, Truth};
 use jepsen_tests::wait::until;
 use serde_json::json;
 
@@ -290,12 +291,15 @@ async fn target_stays_away(cluster: &mut Cluster) -> anyhow::Result<()> {
         cluster.members(STEP_LIMIT).await?.into_iter().filter(|&node| node != drained).collect();
     arm(cluster, &others, "move-taken-back")?;
     let meta = died(cluster, &others, "move-taken-back").await?;
+    // The next one knows that the node is silent and for how long.
+    let looker = Looker::start(&cluster.http(), Truth::Dead(dead));
     cluster.node_mut(meta)?.launch().await?;
     ended(cluster, &drain.id, "done").await?;
     let left: Vec<u64> =
         cluster.members(STEP_LIMIT).await?.into_iter().filter(|&node| node != drained).collect();
     check_eq!(left.len(), 3);
     cluster.wait_placed(&left, REST_LIMIT).await?;
+    looker.stop().await?;
     cluster.node_mut(dead)?.launch().await?;
     undrain(cluster, drained).await?;
     no_strays(cluster).await?;

@@ -204,10 +204,13 @@ pub fn cannot_leave(cluster: &Cluster, leaving: NodeId) -> Option<String> {
     without.nodes.iter_mut().find(|node| node.id == leaving)?.standing = Standing::Leaving;
     let map = Map::of(&without);
     if map.staying < map.factor {
+        let left =
+            map.places.iter().filter(|place| place.standing != Standing::Leaving).map(|place| place.id);
         return Some(format!(
-            "Without node {} too few nodes are left: {}, for {} replicas of each group.",
+            "Without node {} too few nodes are left: {} ({}), for {} replicas of each group.",
             leaving.get(),
             map.staying,
+            list(&left.collect::<Vec<_>>()),
             map.factor
         ));
     }
@@ -219,11 +222,30 @@ pub fn cannot_leave(cluster: &Cluster, leaving: NodeId) -> Option<String> {
         0 => String::new(),
         more => format!(" The same goes for {more} more."),
     };
+    let holders: Vec<NodeId> = unique(first.group).into_iter().filter(|&node| node != leaving).collect();
     Some(format!(
-        "Group {} has a replica on node {} and no other node can take it: those that may all hold the group.{more}",
-        first.group.id.get(),
-        leaving.get()
+        "{} has a replica on node {} and no other node can take it: those that may all hold it already (it is on {}).{more}",
+        capitalized(&first.group.id.title()),
+        leaving.get(),
+        list(&holders)
     ))
+}
+
+/// Most nodes that a sentence names.
+const LISTED_MAX: usize = 12;
+
+/// The nodes' ids, for people.
+pub fn list(nodes: &[NodeId]) -> String {
+    let mut ids: Vec<String> = nodes.iter().take(LISTED_MAX).map(|node| node.get().to_string()).collect();
+    if let more @ 1.. = nodes.len().saturating_sub(LISTED_MAX) {
+        ids.push(format!("{more} more"));
+    }
+    if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
+}
+
+fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
 fn sorted(cluster: &Cluster) -> Vec<&Group> {

@@ -57,7 +57,6 @@ impl<T: PartialEq> Since<T> {
 pub async fn run(node: Arc<Node>) {
     let busy = Arc::new(Busy::default());
     let mut led_term = None;
-    let mut looked = Instant::now();
     // What was asked last when nothing was missing, and who led what when that was even: planning is not for nothing.
     let mut complete = None;
     let mut even = None;
@@ -75,26 +74,19 @@ pub async fn run(node: Arc<Node>) {
             led_term = None;
             continue;
         };
-        // Who was paused itself has heard nobody and knows nothing of them.
-        let paused =
-            std::mem::replace(&mut looked, Instant::now()).elapsed() >= node.config.raft.suspect_after;
-        if led_term != Some(view.term) || paused {
+        if led_term != Some(view.term) {
             led_term = Some(view.term);
             complete = None;
-            let mut observed = node.observed.lock();
-            observed.lead(view.term);
-            if paused {
-                observed.restart();
-            }
         }
         if node.leaving.load(std::sync::atomic::Ordering::Relaxed) {
             continue;
         }
         let catalog = node.catalog.catalog();
         let Some(map) = &catalog.map else { continue };
-        let (steps, asked) = {
+        let (steps, asked, judge) = {
             let mut observed = node.observed.lock();
-            observed.tick();
+            observed.lead(view.term).tick(map);
+            let judge = observed.knows_all(map);
             let placement = &node.config.placement;
             let standings = observed.standings(map);
             let settled = members.settled(standings.clone(), placement.settle);
@@ -105,6 +97,7 @@ pub async fn run(node: Arc<Node>) {
             // Who may lead depends on where replicas are, too.
             let led = (map.epoch, asked.standings.clone(), led);
             let allowed = Allowed {
+                judge,
                 plan: complete.as_ref() != Some(&asked),
                 rebalance: asked.rebalance,
                 leaders: leaders_settled && even.as_ref() != Some(&led),
@@ -119,9 +112,10 @@ pub async fn run(node: Arc<Node>) {
             {
                 even = Some(led);
             }
-            (steps, asked)
+            (steps, asked, judge)
         };
-        if !steps.iter().any(|step| matches!(step, Step::Start(_) | Step::Move { act: Act::TakeBack, .. })) {
+        let changes = |step: &Step| matches!(step, Step::Start(_) | Step::Move { act: Act::TakeBack, .. });
+        if judge && !steps.iter().any(changes) {
             complete = Some(asked);
         }
         for step in steps {

@@ -1,4 +1,7 @@
 //! What the meta leader hears from the nodes: soft state, lost with the leadership, heard again within a second.
+//!
+//! How long nodes have been silent is not lost: the leader tells it with every answer to a report, and whoever leads next
+//! goes on from what it was told.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -37,15 +40,20 @@ pub struct Observed {
     term: u64,
     /// For each shard, the nodes that report a replica of it, with its place in their reports.
     by_shard: BTreeMap<u32, BTreeMap<NodeId, usize>>,
-    /// Since when this node listens: nobody is called silent for longer than that.
+    /// The node that last said it leads each shard, and when.
+    led: BTreeMap<u32, (NodeId, Instant)>,
+    /// The last sign of life of nodes without a report in this term: what the leader before told, or when the node was
+    /// first seen in the map.
+    seen: BTreeMap<NodeId, Instant>,
+    /// Since when this node listens.
     since: Instant,
     now: Instant,
     suspect_after: Duration,
     down_after: Duration,
     /// Why a move (operation, position) waits.
     waits: BTreeMap<(u64, u32), String>,
-    /// What running operations have in all.
-    outlook: Outlook,
+    /// What running operations have in all; `None` before it was looked at in this term.
+    outlook: Option<Outlook>,
 }
 
 impl Observed {
@@ -55,38 +63,108 @@ impl Observed {
             reports: BTreeMap::new(),
             term: 0,
             by_shard: BTreeMap::new(),
+            led: BTreeMap::new(),
+            seen: BTreeMap::new(),
             since: now,
             now,
             suspect_after,
             down_after,
             waits: BTreeMap::new(),
-            outlook: Outlook::default(),
+            outlook: None,
         }
     }
 
-    /// This node leads the meta group in `term`. Whoever asks or tells first in a term begins it: what was heard before, or
-    /// long not heard, says nothing, and a node that has not reported yet is not down for that.
+    /// This node leads the meta group in `term`. Whoever asks or tells first in a term begins it: what was heard in an older
+    /// one says nothing any more, but that nodes were silent then.
     pub fn lead(&mut self, term: u64) -> &mut Self {
-        if self.term != term {
+        if self.term < term {
             self.term = term;
-            self.restart();
+            self.begin(Instant::now());
         }
         self
     }
 
-    /// Forgets all: another term of leadership begins.
-    pub fn restart(&mut self) {
+    /// The leader of `term`, another node, has taken a report and tells who is silent.
+    pub fn hear_of(&mut self, term: u64, leader: NodeId, silences: &[wire::Silence]) {
+        if term < self.term {
+            return;
+        }
+        self.now = Instant::now();
+        self.forget();
+        let since = |silence: &wire::Silence| {
+            let heard = self.now.checked_sub(Duration::from_millis(silence.ms)).unwrap_or(self.now);
+            (NodeId(silence.node), heard)
+        };
+        self.seen = silences.iter().map(since).chain([(leader, self.now)]).collect();
+    }
+
+    /// The nodes that are not up.
+    pub fn silences(&self, map: &wire::ClusterMap) -> Vec<wire::Silence> {
+        let nodes = map.nodes.iter().filter(|info| info.state() != wire::NodeState::Removed);
+        nodes
+            .filter(|info| self.health(NodeId(info.id)) != Health::Up)
+            .map(|info| wire::Silence {
+                node: info.id,
+                ms: u64::try_from(self.silence(NodeId(info.id)).as_millis()).unwrap_or(u64::MAX),
+            })
+            .collect()
+    }
+
+    fn forget(&mut self) {
         self.reports.clear();
         self.by_shard.clear();
+        self.led.clear();
         self.waits.clear();
-        self.outlook = Outlook::default();
-        self.since = Instant::now();
-        self.now = self.since;
+        self.outlook = None;
+    }
+
+    /// A term of leadership begins: whoever was silent already still is, and so is whoever has been since the last sign of
+    /// life that another leader told of.
+    fn begin(&mut self, now: Instant) {
+        let silent = self.reports.keys().copied().filter(|node| self.health(*node) != Health::Up);
+        let silent: Vec<_> = silent.map(|node| (node, self.heard(node))).collect();
+        self.seen.retain(|node, _| !self.reports.contains_key(node));
+        self.seen.extend(silent);
+        self.listen(now);
+    }
+
+    /// This node was paused and has heard nobody: only whoever was silent already still is.
+    fn resume(&mut self, now: Instant) {
+        let known = self.seen.keys().chain(self.reports.keys()).copied();
+        let silent = known.filter(|node| self.health(*node) != Health::Up);
+        self.seen = silent.map(|node| (node, self.heard(node))).collect();
+        self.listen(now);
+    }
+
+    fn listen(&mut self, now: Instant) {
+        self.forget();
+        self.since = now;
+        self.now = now;
+    }
+
+    /// Time passes.
+    fn pass(&mut self) {
+        let now = Instant::now();
+        if now.saturating_duration_since(self.now) >= self.suspect_after {
+            self.resume(now);
+        }
+        self.now = now;
+    }
+
+    /// Judges silence from now on by the present time, of the nodes of `map`.
+    pub fn tick(&mut self, map: &wire::ClusterMap) {
+        self.pass();
+        let present = |id: &NodeId| map.nodes.iter().any(|info| info.id == id.get());
+        self.seen.retain(|id, _| present(id));
+        self.reports.retain(|id, _| present(id));
+        for info in &map.nodes {
+            self.seen.entry(NodeId(info.id)).or_insert(self.now);
+        }
     }
 
     /// Takes a node's report.
     pub fn report(&mut self, report: wire::NodeReport) {
-        self.now = Instant::now();
+        self.pass();
         self.take(self.now, report);
     }
 
@@ -101,6 +179,9 @@ impl Observed {
         }
         for (place, replica) in report.replicas.iter().enumerate().filter(|(_, replica)| !replica.meta) {
             self.by_shard.entry(replica.shard).or_default().insert(node, place);
+            if replica.leader {
+                self.led.insert(replica.shard, (node, heard));
+            }
         }
         self.reports.insert(node, (heard, report));
     }
@@ -115,12 +196,12 @@ impl Observed {
 
     /// Keeps what running operations have in all.
     pub fn expects(&mut self, outlook: Outlook) {
-        self.outlook = outlook;
+        self.outlook = Some(outlook);
     }
 
-    /// What running operations have in all, as of the last plan.
-    pub fn outlook(&self) -> &Outlook {
-        &self.outlook
+    /// What running operations have in all, as of the last plan of this term.
+    pub fn outlook(&self) -> Option<&Outlook> {
+        self.outlook.as_ref()
     }
 
     /// Forgets why moves of an operation waited.
@@ -131,11 +212,6 @@ impl Observed {
     /// Why a move of an operation waits, if it does.
     pub fn waiting(&self, operation: u64, position: u32) -> Option<&str> {
         self.waits.get(&(operation, position)).map(String::as_str)
-    }
-
-    /// Judges silence from now on by the present time.
-    pub fn tick(&mut self) {
-        self.now = Instant::now();
     }
 
     /// Makes a node one that has been silent for long enough to be down.
@@ -149,12 +225,21 @@ impl Observed {
         self.reports.get(&node).map(|(_, report)| report)
     }
 
+    /// When there was a last sign of life of the node.
+    fn heard(&self, node: NodeId) -> Instant {
+        let report = self.reports.get(&node).map(|(at, _)| *at);
+        report.or_else(|| self.seen.get(&node).copied()).unwrap_or(self.since)
+    }
+
+    fn silence(&self, node: NodeId) -> Duration {
+        self.now.saturating_duration_since(self.heard(node))
+    }
+
     pub fn health(&self, node: NodeId) -> Health {
-        let heard = self.reports.get(&node).map_or(self.since, |(at, _)| *at);
-        let silent = self.now.saturating_duration_since(heard);
-        if silent >= self.down_after {
+        let silence = self.silence(node);
+        if silence >= self.down_after {
             Health::Down
-        } else if silent >= self.suspect_after {
+        } else if silence >= self.suspect_after {
             Health::Suspect
         } else {
             Health::Up
@@ -166,12 +251,20 @@ impl Observed {
         self.reports.contains_key(&node) && self.health(node) == Health::Up
     }
 
-    /// Whether every node of the map has reported in this term or is silent: before, plans would be made of less than is so.
+    /// Whether every node of the map has reported in this term or could have: before, plans would be made of less than is so.
     pub fn knows_all(&self, map: &wire::ClusterMap) -> bool {
-        map.nodes.iter().filter(|info| info.state() != wire::NodeState::Removed).all(|info| {
-            let node = NodeId(info.id);
-            self.reports.contains_key(&node) || self.health(node) != Health::Up
-        })
+        self.has_heard_all(map) || self.listens_for() >= self.suspect_after
+    }
+
+    /// Whether every node of the map has reported in this term.
+    pub fn has_heard_all(&self, map: &wire::ClusterMap) -> bool {
+        let mut nodes = map.nodes.iter().filter(|info| info.state() != wire::NodeState::Removed);
+        nodes.all(|info| self.reports.contains_key(&NodeId(info.id)))
+    }
+
+    /// How long this node has listened.
+    pub fn listens_for(&self) -> Duration {
+        self.now.saturating_duration_since(self.since)
     }
 
     /// Whether the node has given the replica up although the map gives it to it.
@@ -190,6 +283,21 @@ impl Observed {
             .filter(|(node, replica)| replica.leader && self.health(*node) == Health::Up)
             .max_by_key(|(_, replica)| replica.term)
             .map(|(node, _)| node)
+    }
+
+    /// The node that leads `shard` or led it a moment ago: where the leadership moves, its reports come one after the other.
+    pub fn last_leader(&self, shard: ShardId) -> Option<NodeId> {
+        let recent = |(node, at): &(NodeId, Instant)| {
+            self.now.saturating_duration_since(*at) < self.suspect_after && self.health(*node) == Health::Up
+        };
+        let before = || self.led.get(&shard.get()).copied().filter(recent).map(|(node, _)| node);
+        self.leader(shard).or_else(before)
+    }
+
+    /// Whether nobody has said for longer than an election takes that it leads `shard`.
+    pub fn is_leaderless(&self, shard: ShardId) -> bool {
+        let led = self.led.get(&shard.get()).map_or(self.since, |(_, at)| (*at).max(self.since));
+        self.leader(shard).is_none() && self.now.saturating_duration_since(led) >= self.suspect_after
     }
 
     /// What nodes say of their replicas of `shard`.
@@ -225,3 +333,6 @@ pub struct Standing {
     leaving: bool,
     lost: Vec<u64>,
 }
+
+#[cfg(test)]
+mod tests;

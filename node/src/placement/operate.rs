@@ -27,6 +27,8 @@ use crate::raft::CATCHING_UP;
 
 /// Between two looks at who has reported.
 const HEAR_EVERY: Duration = Duration::from_millis(20);
+/// Who is up has reported to a new leader by then: two reports' time.
+pub const REPORTS_DUE: Duration = Duration::from_secs(1);
 
 fn refused(result: Kind, why: impl Into<String>) -> wire::OperateReply {
     wire::OperateReply { result: result.into(), refused: why.into(), ..Default::default() }
@@ -50,11 +52,10 @@ pub async fn operate(node: &Arc<Node>, call: Call) -> wire::OperateReply {
             ..Default::default()
         };
     }
-    if let Some(meta) = &meta {
-        node.observed.lock().lead(meta.view().term).tick();
-    }
-    if matches!(call, Call::Rebalance(_) | Call::Drain(_) | Call::Remove(_)) {
-        hear_all(node).await;
+    let term = meta.map_or(0, |meta| meta.view().term);
+    match call {
+        Call::Rebalance(_) | Call::Drain(_) | Call::Remove(_) => hear_all(node, term, Duration::MAX).await,
+        Call::Get(_) | Call::Undrain(_) | Call::Control(_) => hear_all(node, term, REPORTS_DUE).await,
     }
     let _one_at_a_time = match &call {
         Call::Get(_) | Call::Rebalance(wire::Rebalance { validate_only: true }) => None,
@@ -133,15 +134,23 @@ pub async fn operate(node: &Arc<Node>, call: Call) -> wire::OperateReply {
     wire::OperateReply { epoch: reply.epoch, ..shown }
 }
 
-/// Waits until it is known how each node stands, at the beginning of a term; at most for the time that makes one silent.
-async fn hear_all(node: &Node) {
-    let Some(map) = node.catalog.catalog().map else { return };
-    let known = || {
-        let mut observed = node.observed.lock();
-        observed.tick();
-        observed.knows_all(&map)
-    };
-    while !known() {
+/// Waits until it is known how each node stands, at the beginning of a `term` that this node leads: at most until a node
+/// that has not reported would be silent, and no longer than `patience` from that beginning.
+pub async fn hear_all(node: &Node, term: u64, patience: Duration) {
+    let catalog = node.catalog.catalog();
+    let Some(map) = &catalog.map else { return };
+    loop {
+        {
+            let mut observed = node.observed.lock();
+            observed.lead(term).tick(map);
+            if observed.knows_all(map) || observed.listens_for() >= patience {
+                if observed.outlook().is_none() {
+                    let outlook = plan::outlook(&catalog, &observed);
+                    observed.expects(outlook);
+                }
+                return;
+            }
+        }
         tokio::time::sleep(HEAR_EVERY).await;
     }
 }
@@ -246,7 +255,7 @@ pub fn status(
         OperationState::Failed => "failed",
         OperationState::Cancelled => "cancelled",
     };
-    let (moves_total, bytes_total) = observed.outlook().total(operation);
+    let (moves_total, bytes_total) = plan::total(observed.outlook(), operation);
     OperationStatus {
         id: operation.id.to_string(),
         kind: kind.to_owned(),
@@ -277,7 +286,7 @@ fn why_it_waits(catalog: &wire::Catalog, operation: &wire::Operation, observed: 
     if unfinished.peek().is_none() {
         let map = catalog.map.as_ref()?;
         if operation.kind() != OperationKind::Drain {
-            let more = observed.outlook().has_more(operation);
+            let more = observed.outlook().is_some_and(|outlook| outlook.has_more(operation));
             return more.then(|| "other operations are moving the shards that it has left".to_owned());
         }
         return holds_replicas(map, operation.node).then(|| {
@@ -286,7 +295,7 @@ fn why_it_waits(catalog: &wire::Catalog, operation: &wire::Operation, observed: 
                 moving.contains(group) && info.replicas.iter().any(|replica| replica.node == operation.node)
             });
             if let Some((_, group)) = other {
-                return format!("{group} is being moved by another operation");
+                return format!("{} is being moved by another operation", group.title());
             }
             let cannot = plan::cannot_drain(catalog, observed, NodeId(operation.node));
             cannot.unwrap_or_else(|| "its moves are being planned".to_owned())

@@ -46,6 +46,8 @@ pub enum Act {
 /// What the driver's settings and clock allow now.
 #[derive(Debug, Clone, Copy)]
 pub struct Allowed {
+    /// Judge nodes as gone and operations as over: not before every node could report in this term.
+    pub judge: bool,
     /// Look for moves that are missing: where none were, none are until something changes.
     pub plan: bool,
     /// Start a rebalance that nobody asked for.
@@ -103,6 +105,11 @@ impl Outlook {
     }
 }
 
+/// Moves and bytes that the operation has in all, as far as that is known.
+pub fn total(outlook: Option<&Outlook>, operation: &wire::Operation) -> (u64, u64) {
+    outlook.map_or_else(|| recorded(operation), |outlook| outlook.total(operation))
+}
+
 /// Whether more moves may be recorded for the operation.
 fn goes_on(operation: &wire::Operation) -> bool {
     matches!(operation.state(), OperationState::Running | OperationState::Paused)
@@ -123,13 +130,16 @@ fn recorded(operation: &wire::Operation) -> (u64, u64) {
 /// The next steps, and what all of them amount to: `None` when nothing was planned.
 pub fn next(catalog: &wire::Catalog, observed: &Observed, allowed: Allowed) -> (Vec<Step>, Option<Outlook>) {
     let Some(map) = &catalog.map else { return (Vec::new(), None) };
-    let moves = moves(catalog, map, observed, allowed.moves_max);
+    let mut moves = moves(catalog, map, observed, allowed.moves_max);
+    if !allowed.judge {
+        moves.retain(|step| !matches!(step, Step::Move { act: Act::TakeBack, .. }));
+    }
     let acts = |which: fn(&Act) -> bool| {
         moves.iter().any(|step| matches!(step, Step::Move { act, .. } if which(act)))
     };
     // What is about to be taken back is planned anew when it is.
     let taking_back = acts(|act| matches!(act, Act::TakeBack));
-    let look = allowed.plan && !taking_back;
+    let look = allowed.judge && allowed.plan && !taking_back;
     let (mut steps, outlook) = if look {
         let (steps, outlook) = start(catalog, map, observed, allowed);
         (steps, Some(outlook))
@@ -138,8 +148,11 @@ pub fn next(catalog: &wire::Catalog, observed: &Observed, allowed: Allowed) -> (
     };
     let starting = !steps.is_empty();
     steps.extend(moves);
-    if !starting {
-        steps.extend(ended(catalog, map, outlook.as_ref().unwrap_or(observed.outlook())));
+    if allowed.judge
+        && !starting
+        && let Some(outlook) = outlook.as_ref().or_else(|| observed.outlook())
+    {
+        steps.extend(ended(catalog, map, outlook));
     }
     if allowed.leaders && !starting {
         steps.extend(leaders(map, observed));
@@ -430,7 +443,7 @@ fn moves(
                     } else if !target_up {
                         Act::Wait(format!("node {} is not up", step.to))
                     } else if !led(group, observed) {
-                        Act::Wait(format!("{group} has no leader"))
+                        Act::Wait(format!("{} has no leader", group.title()))
                     } else {
                         if group != GroupId::META {
                             under_way += 1;
@@ -543,8 +556,8 @@ pub fn cannot_drain(catalog: &wire::Catalog, observed: &Observed, node: NodeId) 
     let silent = map.nodes.iter().filter(|info| {
         info.state() == NodeState::Member && info.id != node.get() && !observed.is_up(NodeId(info.id))
     });
-    let silent: Vec<String> = silent.map(|info| info.id.to_string()).collect();
-    if silent.is_empty() { Some(why) } else { Some(format!("{why} Not up: {}.", silent.join(", "))) }
+    let silent: Vec<NodeId> = silent.map(|info| NodeId(info.id)).collect();
+    if silent.is_empty() { Some(why) } else { Some(format!("{why} Not up: {}.", balance::list(&silent))) }
 }
 
 #[cfg(test)]

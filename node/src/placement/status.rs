@@ -22,7 +22,7 @@ pub fn document(catalog: &wire::Catalog, observed: &Observed) -> ClusterStatus {
         for replica in &info.replicas {
             *replicas.entry(replica.node).or_default() += 1;
         }
-        if let Some(leader) = observed.leader(ShardId(info.id)) {
+        if let Some(leader) = observed.last_leader(ShardId(info.id)) {
             *leaders.entry(leader.get()).or_default() += 1;
         }
     }
@@ -44,14 +44,12 @@ pub fn document(catalog: &wire::Catalog, observed: &Observed) -> ClusterStatus {
     }
 }
 
-/// Those under way, and the last that have ended.
+/// Those under way, and the last that have ended; the newest first.
 fn operations(catalog: &wire::Catalog, observed: &Observed) -> Vec<OperationStatus> {
-    let ended = catalog.operations.iter().filter(|operation| !is_open(operation)).count();
-    let mut passed_over = ended.saturating_sub(ENDED_SHOWN);
-    let shown = catalog.operations.iter().filter(|operation| {
-        let forgotten = passed_over > 0 && !is_open(operation);
-        passed_over -= usize::from(forgotten);
-        !forgotten
+    let mut ended = 0;
+    let shown = catalog.operations.iter().rev().filter(|operation| {
+        ended += usize::from(!is_open(operation));
+        is_open(operation) || ended <= ENDED_SHOWN
     });
     shown.map(|operation| operate::status(catalog, operation, observed, false)).collect()
 }
@@ -91,11 +89,11 @@ fn shard_status(map: &wire::ClusterMap, info: &wire::ShardInfo, observed: &Obser
     let voters = [with_role(wire::ReplicaRole::Voter), leaving.clone()].concat();
     let learners = with_role(wire::ReplicaRole::Learner);
     let shard = ShardId(info.id);
-    let leader = observed.leader(shard);
+    let leader = observed.last_leader(shard);
     let live = voters.iter().filter(|&&node| observed.health(NodeId(node)) == Health::Up).count();
     let members = map.nodes.iter().filter(|node| node.state() == wire::NodeState::Member).count();
     let target = (map.replication_factor as usize).min(members);
-    let state = if leader.is_none() || live * 2 <= voters.len() {
+    let state = if observed.is_leaderless(shard) || live * 2 <= voters.len() {
         "unavailable"
     } else if !learners.is_empty() || !leaving.is_empty() {
         "moving"

@@ -2,6 +2,8 @@
 //!
 //! A dead peer is *unreachable* (Raft then backs off), and every message names the replica it is for,
 //! which the receiver verifies: replica ids are never reused.
+//!
+//! A new replica gets the log that there was when it came at the pace of snapshots: it is the same traffic on another way.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use tokio::time::Instant;
 use wire::raft_frame::Body;
 
 use super::peers::Peers;
-use super::snapshot::SnapshotSender;
+use super::snapshot::{MOVED_BYTES, SnapshotSender};
 use super::state_machine::{ReplicaState, SnapshotData};
 use super::types::{
     Member, TypeConfig, encode_payload, log_id_from_wire, log_id_to_wire, parts, vote_from_wire, vote_to_wire,
@@ -41,6 +43,10 @@ pub struct Network {
     from: ReplicaId,
     to: ReplicaId,
     node: NodeId,
+    /// The other one votes, as of the last look: it is never kept waiting.
+    to_voter: bool,
+    /// What was committed when the first entries were sent.
+    backlog: Option<u64>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
@@ -55,6 +61,8 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
             from: self.state.id,
             to: ReplicaId(target),
             node: member.node,
+            to_voter: false,
+            backlog: None,
         }
     }
 }
@@ -87,6 +95,25 @@ impl Network {
             .await
             .map_err(|error| RPCError::Unreachable(unreachable(&error)))?;
         answer.body.ok_or_else(|| unexpected(None))
+    }
+
+    /// Waits until the entries may leave if they are part of what a new replica lacked when it came. What was written since
+    /// goes at once: it would never have caught up with writers that are faster than that pace.
+    async fn keep_pace(&mut self, rpc: &AppendEntriesRequest<TypeConfig>, bytes: usize) {
+        let Some(first) = rpc.entries.first() else { return };
+        // The catalog is small, and every move waits for its group's.
+        if self.to_voter || self.group == GroupId::META {
+            return;
+        }
+        self.to_voter = self.state.is_voter(self.to);
+        if self.to_voter {
+            return;
+        }
+        metrics::counter!(MOVED_BYTES, "way" => "log").increment(u64::try_from(bytes).unwrap_or(u64::MAX));
+        let committed = rpc.leader_commit.as_ref().map_or(0, |commit| parts(commit).1);
+        if parts(&first.log_id).1 <= *self.backlog.get_or_insert(committed) {
+            self.snapshots.pace().wait(bytes).await;
+        }
     }
 
     async fn ask_vote(
@@ -143,7 +170,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
             let silent = AnyError::error("no quorum answers this leader, which keeps silent");
             return Err(RPCError::Unreachable(Unreachable::new(&silent)));
         }
-        let entries = rpc
+        let entries: Vec<_> = rpc
             .entries
             .iter()
             .map(|entry| {
@@ -151,6 +178,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
                 wire::LogEntry { term, index, payload: encode_payload(&entry.payload) }
             })
             .collect();
+        self.keep_pace(&rpc, entries.iter().map(|entry| entry.payload.len()).sum()).await;
         let request = wire::AppendRequest {
             vote: Some(vote_to_wire(&rpc.vote)),
             previous: rpc.prev_log_id.as_ref().map(log_id_to_wire),

@@ -48,6 +48,9 @@ const ATTEMPTS_MAX: u32 = 5;
 /// How long a resumed transfer waits for the receiver of the broken connection to let go.
 const LET_GO_MAX: Duration = Duration::from_secs(10);
 
+/// Counts the bytes of data that this node has sent to new replicas.
+pub(super) const MOVED_BYTES: &str = "borough_moved_bytes_total";
+
 /// Why a snapshot was not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {
@@ -210,6 +213,8 @@ impl SnapshotSender {
                 };
                 sequence += 1;
                 self.pace.wait(chunk.data.len()).await;
+                let bytes = u64::try_from(chunk.data.len()).unwrap_or(u64::MAX);
+                metrics::counter!(MOVED_BYTES, "way" => "snapshot").increment(bytes);
                 sender.send(chunk).await.map_err(|_| SendError::Closed)?;
                 continue;
             }

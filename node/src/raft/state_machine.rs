@@ -4,7 +4,7 @@
 //! batch (I4). A snapshot here is a flush of the engine: it allows the log behind it to be purged (I2);
 //! what is sent to a peer is a point-in-time scan made when it is sent.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,6 +68,12 @@ struct Position {
     membership: StoredMembership,
 }
 
+impl Position {
+    fn voters(&self) -> BTreeSet<u64> {
+        self.membership.voter_ids().collect()
+    }
+}
+
 /// One replica's state: shared by Raft's worker, readers and snapshot senders.
 pub struct ReplicaState {
     pub id: ReplicaId,
@@ -81,6 +87,8 @@ pub struct ReplicaState {
     applying: AtomicU64,
     /// Held while a batch is applied, so that a point in time is exact.
     position: Mutex<Position>,
+    /// The voters of the applied membership, for who cannot wait until a batch is applied.
+    voters: ArcSwap<BTreeSet<u64>>,
     applied_index: watch::Sender<u64>,
     /// What the last flush made durable.
     flushed: Mutex<Option<SnapshotMeta>>,
@@ -137,6 +145,7 @@ impl ReplicaState {
             space: ArcSwap::from_pointee(Generation { number: generation, space }),
             overlay_bytes_max,
             applying: AtomicU64::new(applied),
+            voters: ArcSwap::from_pointee(position.voters()),
             position: Mutex::new(position),
             applied_index: watch::Sender::new(applied),
             flushed: Mutex::new(None),
@@ -178,6 +187,11 @@ impl ReplicaState {
         let mut held = self.held.lock();
         held.retain(|_, (_, until)| until.is_none_or(|until| Instant::now() < until));
         held.values().map(|(index, _)| *index).min().unwrap_or(u64::MAX)
+    }
+
+    /// Whether that replica votes, by the membership that is applied here.
+    pub fn is_voter(&self, replica: ReplicaId) -> bool {
+        self.voters.load().contains(&replica.get())
     }
 
     /// Index of the last applied entry, and a way to wait for later ones.
@@ -246,6 +260,9 @@ impl ReplicaState {
         self.applying.store(last.index, Ordering::Release);
         let replies =
             self.machine.apply(&self.space.load().space, &commands, record).map_err(io::Error::other)?;
+        if next.membership != position.membership {
+            self.voters.store(Arc::new(next.voters()));
+        }
         *position = next;
         drop(position);
         for (entry, _) in &items {
@@ -321,6 +338,7 @@ impl ReplicaState {
         let index = meta.last_log_id.map_or(0, |last| last.index);
         let old = {
             let mut position = self.position.lock();
+            self.voters.store(Arc::new(staged.voters()));
             *position = staged;
             let old = self.space.swap(Arc::new(Generation { number: generation, space }));
             self.machine.load(&self.space.load().space).map_err(io::Error::other)?;

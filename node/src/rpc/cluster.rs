@@ -15,7 +15,7 @@ use wire::catalog_command::Change;
 use crate::identity::Identity;
 use crate::meta_leader::{self, Asked, MetaError, Target};
 use crate::node::Node;
-use crate::placement::operate::operate;
+use crate::placement::operate::{REPORTS_DUE, hear_all, operate};
 use crate::placement::status;
 
 /// How long a control call looks for the meta leader.
@@ -137,11 +137,11 @@ impl wire::cluster_server::Cluster for ClusterService {
     ) -> Result<Response<wire::StatusReply>, Status> {
         let node = &self.0;
         if request.get_ref().forwarded {
-            return Ok(Response::new(status_local(node)?));
+            return Ok(Response::new(status_local(node).await?));
         }
         let reply = meta_leader::ask(node, Instant::now() + PATIENCE, |target| async move {
             let reply = match target {
-                Target::Local => status_local(node).ok()?,
+                Target::Local => status_local(node).await.ok()?,
                 Target::Remote(mut client) => {
                     client.status(wire::StatusRequest { forwarded: true }).await.ok()?.into_inner()
                 }
@@ -353,15 +353,17 @@ pub fn take_report(node: &Node, report: wire::NodeReport) -> wire::ReportReply {
     let map_epoch = node.map.get().epoch();
     let meta = node.meta();
     if let Some(view) = meta.as_ref().map(|meta| meta.view()).filter(|view| view.is_leader) {
-        node.observed.lock().lead(view.term).report(report);
+        let mut observed = node.observed.lock();
+        observed.lead(view.term).report(report);
+        let silences = observed.silences(node.map.get().wire());
         let leader_node = node.node_id().get();
-        return wire::ReportReply { map_epoch, leader_node, accepted: true, term: view.term };
+        return wire::ReportReply { map_epoch, leader_node, accepted: true, term: view.term, silences };
     }
     let leader = meta.and_then(|meta| meta.leader_node());
-    wire::ReportReply { map_epoch, leader_node: leader.map_or(0, NodeId::get), accepted: false, term: 0 }
+    wire::ReportReply { map_epoch, leader_node: leader.map_or(0, NodeId::get), ..Default::default() }
 }
 
-fn status_local(node: &Node) -> Result<wire::StatusReply, Status> {
+async fn status_local(node: &Node) -> Result<wire::StatusReply, Status> {
     let Some(meta) = node.meta().filter(|meta| meta.is_leader()) else {
         let leader = node.meta().and_then(|meta| meta.leader_node());
         return Ok(wire::StatusReply {
@@ -370,11 +372,8 @@ fn status_local(node: &Node) -> Result<wire::StatusReply, Status> {
             ..Default::default()
         });
     };
-    let mut observed = node.observed.lock();
-    observed.lead(meta.view().term).tick();
-    let document: http_api::ClusterStatus = status::document(&node.catalog.catalog(), &observed);
-    drop(observed);
-    drop(meta);
+    hear_all(node, meta.view().term, REPORTS_DUE).await;
+    let document: http_api::ClusterStatus = status::document(&node.catalog.catalog(), &node.observed.lock());
     let json = serde_json::to_string(&document).map_err(|error| Status::internal(error.to_string()))?;
     Ok(wire::StatusReply { json, ..Default::default() })
 }

@@ -540,12 +540,23 @@ fn a_dead_node_with_no_room_leaves_groups_short() {
     assert_eq!(counts(&after), [32; 3]);
     assert_eq!(lead(&after), [0, 16, 16]);
     let reason = cannot_leave(&cluster, NodeId(2)).unwrap();
-    assert_eq!(reason, "Without node 2 too few nodes are left: 1, for 3 replicas of each group.");
+    assert_eq!(reason, "Without node 2 too few nodes are left: 1 (3), for 3 replicas of each group.");
     cluster.nodes[0].standing = Standing::Closed;
     cluster.nodes.push(node(4, "", Standing::Closed));
     let reason = cannot_leave(&cluster, NodeId(2)).unwrap();
-    assert!(reason.starts_with("Group 0 has a replica on node 2 and no other node can take it"), "{reason}");
+    // The test's first group is the one with that id.
+    let told = "The meta group has a replica on node 2 and no other node can take it: those that may all hold it already \
+                (it is on 1, 3). The same goes for 31 more.";
+    assert_eq!(reason, told);
     assert_eq!(cannot_leave(&cluster, NodeId(77)), None);
+}
+
+#[test]
+fn people_are_told_of_some_nodes_and_how_many_more() {
+    let nodes: Vec<NodeId> = (1..=14).map(NodeId).collect();
+    assert_eq!(list(&nodes[..2]), "1, 2");
+    assert_eq!(list(&nodes), "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 2 more");
+    assert_eq!(list(&[]), "none");
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn cluster(nodes: u64, shards: u32) -> wire::Catalog {
     catalog
 }
 
-const ALL: Allowed = Allowed { plan: true, rebalance: true, leaders: true, moves_max: 4 };
+const ALL: Allowed = Allowed { judge: true, plan: true, rebalance: true, leaders: true, moves_max: 4 };
 
 fn commit(catalog: &mut wire::Catalog, change: Change) -> wire::CatalogReply {
     catalog::apply(catalog, wire::CatalogCommand { change: Some(change) })
@@ -342,19 +342,24 @@ fn a_zone_without_a_replica_goes_first() {
 }
 
 #[test]
-fn in_a_new_term_nobody_is_down_before_their_time() {
-    let mut observed = observed(&[1], &[]);
-    observed.lose(NodeId(2));
-    assert_eq!(observed.health(NodeId(2)), Health::Down);
-    observed.lead(7);
-    assert_eq!((observed.health(NodeId(2)), observed.is_up(NodeId(1))), (Health::Up, false));
-    let map = cluster(2, 1).map.unwrap();
-    observed.lead(7).report(wire::NodeReport { node: 1, ..Default::default() });
-    observed.lead(7);
-    assert!(observed.is_up(NodeId(1)), "the same term forgets nothing");
-    assert!(!observed.knows_all(&map), "node 2 may report yet");
-    observed.lose(NodeId(2));
-    assert!(observed.knows_all(&map), "node 2 is silent");
+fn before_all_could_report_nothing_is_taken_back_or_over() {
+    let mut catalog = cluster(4, 4);
+    run(&mut catalog, &[1, 2, 3]);
+    let observed = seen(&catalog, &[1, 2]);
+    let early = Allowed { judge: false, leaders: false, ..ALL };
+    assert_eq!(decided(&catalog, &observed, early), [], "no repair yet");
+    let repairs = decided(&catalog, &seen(&catalog, &[1, 2, 4]), ALL);
+    assert!(repairs.iter().any(|step| matches!(step, Step::Start(_))), "{repairs:?}");
+    let start = repairs.into_iter().find_map(|step| match step {
+        Step::Start(start) => Some(start),
+        Step::Move { .. } | Step::End { .. } | Step::Transfer { .. } => None,
+    });
+    commit(&mut catalog, Change::StartOperation(start.unwrap()));
+    // The node that was to get the replicas is silent, too.
+    let judged = decided(&catalog, &observed, ALL);
+    let takes_back = |step: &Step| matches!(step, Step::Move { act: Act::TakeBack, .. });
+    assert!(judged.iter().any(takes_back), "{judged:?}");
+    assert!(!decided(&catalog, &observed, early).iter().any(takes_back));
 }
 
 #[test]

@@ -352,6 +352,110 @@ async fn grow() {
     }
 }
 
+/// What a new replica lacks of the log when it comes.
+const BACKLOG: u64 = 300;
+const BACKLOG_BYTES_PER_SECOND: u64 = 512 << 10;
+/// What is written meanwhile, three times as much: this many at a time, with pauses.
+const ROUND: u64 = 8;
+const ROUND_PAUSE: Duration = Duration::from_millis(20);
+
+#[test]
+fn the_log_goes_to_a_new_replica_at_the_pace_of_snapshots_and_keeps_up_with_faster_writers() {
+    runtime().block_on(boxed(catch_up_by_log()));
+}
+
+async fn catch_up_by_log() {
+    let dirs: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let config = |place: usize, join: &[String]| {
+        let config = config(dirs[place].path(), EngineKind::Sled, join);
+        Config {
+            log: LogConfig { purge_after_bytes: 64 << 20, ..config.log },
+            limits: LimitsConfig { snapshot_bytes_per_second: BACKLOG_BYTES_PER_SECOND, ..config.limits },
+            ..config
+        }
+    };
+    let first = Running::start(&tasks, config(0, &[]));
+    let address = first.address().await;
+    let mut cluster = cluster_client(ChannelSettings::default().lazy(&address).unwrap());
+    cluster.init(wire::InitRequest { shards: 1, replicas: 2, ..Default::default() }).await.unwrap();
+    let caller = Caller::new(address.clone(), 1, &tasks, &stop);
+    let (mut expected, _) = caller.load("old", BACKLOG, BODY_BYTES).await;
+
+    let started = Instant::now();
+    let second = Running::start(&tasks, config(1, &[address]));
+    until("the new replica is in the map", async || {
+        caller.forwarder.watch().map().shard(SHARD).is_some_and(|shard| shard.replicas.len() == 2)
+    })
+    .await;
+    let writing = CancellationToken::new();
+    let meanwhile = tasks.spawn({
+        let (caller, writing) = (caller.clone(), writing.clone());
+        async move {
+            let (mut written, mut last, mut rounds) = (Documents::new(), 0, 0);
+            while !writing.is_cancelled() {
+                let (round, index) = caller.load(&format!("new{rounds}-"), ROUND, BODY_BYTES).await;
+                written.extend(round);
+                (last, rounds) = (index, rounds + 1);
+                tokio::time::sleep(ROUND_PAUSE).await;
+            }
+            (written, last)
+        }
+    });
+    caller.voters(2).await;
+    let took = started.elapsed();
+    writing.cancel();
+    let (written, last) = meanwhile.await.unwrap();
+    let backlog = Duration::from_secs(BACKLOG * BODY_BYTES as u64 / BACKLOG_BYTES_PER_SECOND);
+    // The last batch leaves when those before it have.
+    assert!(took >= backlog / 2, "{took:?}, at most so fast: {backlog:?}");
+    expected.extend(written);
+    assert!(caller.documents_on(NodeId(2), last).await == expected, "node 2 holds other documents");
+    assert_eq!(generations(dirs[1].path()), ["0", "0"], "catalog and shard by log");
+    stop.cancel();
+    for node in [second, first] {
+        node.stop().await;
+    }
+}
+
+/// I6: what an older meta leader still asks for, or one that knows an older map, is not done any more.
+#[test]
+fn members_do_not_change_for_an_older_term_or_another_epoch() {
+    runtime().block_on(boxed(async {
+        let dir = tempfile::tempdir().unwrap();
+        let tasks = TaskTracker::new();
+        let node = Running::start(&tasks, config(dir.path(), EngineKind::Sled, &[]));
+        let mut cluster = cluster_client(ChannelSettings::default().lazy(&node.address().await).unwrap());
+        cluster.init(wire::InitRequest { shards: 1, replicas: 1, ..Default::default() }).await.unwrap();
+        let mut updates = cluster.watch(wire::WatchRequest::default()).await.unwrap().into_inner();
+        let map = updates.message().await.unwrap().unwrap().full.unwrap();
+        let shard = &map.shards[0];
+        let request = |term, epoch| wire::ReconfigureRequest {
+            group: borough_proto::GroupId::from(SHARD).get(),
+            voters: shard.replicas.clone(),
+            leader: 0,
+            epoch,
+            term,
+        };
+        // The replica may still be opening when the map names it.
+        until("the leader does it", async || {
+            cluster.reconfigure(request(1_000, shard.epoch)).await.unwrap().into_inner().done
+        })
+        .await;
+        for (term, epoch, why) in [
+            (999, shard.epoch, "another leader"),
+            (1_000, shard.epoch + 1, "another epoch"),
+            (1_000, 0, "another epoch"),
+        ] {
+            let reply = cluster.reconfigure(request(term, epoch)).await.unwrap().into_inner();
+            assert!(!reply.done && reply.waits.contains(why), "{term}, {epoch}: {reply:?}");
+        }
+        assert!(cluster.reconfigure(request(1_000, shard.epoch)).await.unwrap().into_inner().done);
+        drop((updates, cluster));
+        node.stop().await;
+    }));
+}
+
 #[test]
 fn malformed_snapshot_is_refused_and_leaves_nothing_staged() {
     runtime().block_on(boxed(async {
