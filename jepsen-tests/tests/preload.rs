@@ -9,7 +9,10 @@ use std::process::{Command, Output};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::Context as _;
+use jepsen_tests::check_eq;
 use jepsen_tests::cluster::{Cluster, HEAL_LIMIT, Options, Preload};
+use jepsen_tests::http::Http;
 use jepsen_tests::preload::layout::Word;
 use jepsen_tests::preload::{Shim, library};
 use rand::SeedableRng as _;
@@ -267,6 +270,61 @@ async fn a_node_does_not_build_on_what_a_failed_fsync_left() -> anyhow::Result<(
     cluster.wait_whole(HEAL_LIMIT).await?;
     for id in ["before", "after"] {
         http.get(&format!("/v1/users/{id}")).expect(200).await?;
+    }
+    Ok(())
+}
+
+/// So much, 2.4 MB, is written into a log that is let go every MiB: several segments of sled's between two syncs.
+const ROUND: usize = 80;
+const VALUE_BYTES: usize = 30_000;
+const PURGE_AFTER_BYTES: &str = "1048576";
+
+async fn write_round(http: &Http, round: &str) -> anyhow::Result<()> {
+    for number in 0..ROUND {
+        let path = format!("/v1/users/{round}-{number}");
+        http.put(&path, &json!({"x": "x".repeat(VALUE_BYTES)})).expect(201).await?;
+    }
+    Ok(())
+}
+
+/// The same for the engine's files: the log is let go for what they hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_not_let_go_for_what_a_failed_fsync_of_the_engine_left() -> anyhow::Result<()> {
+    for engine in ["sled", "fjall"] {
+        let preload = Some(Preload { library: library()?.to_owned(), journal: true });
+        let env = [("BOROUGH_LOG__PURGE_AFTER_BYTES", PURGE_AFTER_BYTES), ("BOROUGH_ENGINE", engine)];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let options = Options { nodes: 1, shards: 1, replicas: 1, preload, env, ..Options::default() };
+        let mut cluster = Cluster::start(options).await?;
+        let http = cluster.http();
+        write_round(&http, "before").await?;
+        let node = cluster.node_mut(1)?;
+        node.shim()?.set(Word::SyncFailuresOfEngine, 1)?;
+        node.shim()?.set(Word::SyncFailures, 1)?;
+        // Enough that the engine must be durable; from then on nobody answers.
+        let unknown = write_round(&http, "unknown");
+        let ended = tokio::select! {
+            ended = node.wait_end(END_LIMIT) => ended?,
+            written = unknown => match written {
+                Ok(()) | Err(_) => node.wait_end(END_LIMIT).await?,
+            },
+        };
+        anyhow::ensure!(!ended.success(), "{engine}: it ends by a failure");
+        check_eq!(node.shim()?.get(Word::Failed)?, 1, "{engine}");
+        node.launch().await?;
+        cluster.wait_whole(HEAL_LIMIT).await?;
+        // The log of before is let go.
+        write_round(&http, "after").await?;
+        let node = cluster.node_mut(1)?;
+        node.kill()?;
+        node.shim()?.lose_power(&mut StdRng::seed_from_u64(0))?;
+        node.launch().await?;
+        cluster.wait_whole(HEAL_LIMIT).await.with_context(|| engine)?;
+        for round in ["before", "after"] {
+            for number in 0..ROUND {
+                http.get(&format!("/v1/users/{round}-{number}")).expect(200).await.with_context(|| engine)?;
+            }
+        }
     }
     Ok(())
 }

@@ -33,6 +33,8 @@ pub enum Word {
     WallOffsetNs = 5,
     /// Speed of all clocks in millionths; 0 is normal.
     ClockRatePpm = 6,
+    /// Not 0: only fsyncs of files in a directory `engine` fail.
+    SyncFailuresOfEngine = 7,
     // From here on counted by the library.
     /// Calls refused, or told of no space, by `DiskFull`.
     Refused = 16,

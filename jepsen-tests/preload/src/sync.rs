@@ -20,7 +20,7 @@ fn synced(fd: c_int, sync: impl FnOnce() -> c_int) -> c_int {
     let journal = shim.on(Word::Journal);
     // What is written from here on need not be part of it.
     let upto = if journal { shim.journal.hold().position } else { 0 };
-    if fails(shim) {
+    if fails(shim, fd) {
         shim.count(Word::Failed);
         // A directory's pages are not dropped: its file system would stop instead.
         if journal && !files::stat_of(fd).is_some_and(|stat| files::is_dir(&stat)) {
@@ -36,9 +36,17 @@ fn synced(fd: c_int, sync: impl FnOnce() -> c_int) -> c_int {
 }
 
 /// Takes one of the failures that are left.
-fn fails(shim: &Shim) -> bool {
+fn fails(shim: &Shim, fd: c_int) -> bool {
+    if shim.on(Word::SyncFailuresOfEngine) && !is_of_engine(fd) {
+        return false;
+    }
     let left = shim.word(Word::SyncFailures);
     left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+}
+
+fn is_of_engine(fd: c_int) -> bool {
+    let path = std::fs::read_link(format!("/proc/self/fd/{fd}"));
+    path.is_ok_and(|path| path.iter().any(|part| part == "engine"))
 }
 
 /// # Safety

@@ -23,6 +23,8 @@ pub struct Change {
     pub old: Vec<u8>,
     /// Bytes that were written.
     pub written: std::ops::Range<u64>,
+    /// A later fsync has made the file's size durable, though not these bytes.
+    pub sized: bool,
 }
 
 /// Changes of one file, oldest first.
@@ -69,11 +71,11 @@ impl Unsynced {
             Record::Write { inode, offset, len, size, old } => {
                 let written = offset..offset.saturating_add(len);
                 let restored = offset.min(size)..written.end.min(size);
-                self.change(inode, Change { position, size, restored, old, written });
+                self.change(inode, Change { position, size, restored, old, written, sized: false });
             }
             Record::Resize { inode, size, new, old } => {
                 let restored = new.min(size)..size;
-                self.change(inode, Change { position, size, restored, old, written: 0..0 });
+                self.change(inode, Change { position, size, restored, old, written: 0..0, sized: false });
             }
             Record::Sync { inode, upto } => self.synced(inode, upto),
             Record::SyncFailed { inode, upto } => {
@@ -100,6 +102,8 @@ impl Unsynced {
 
     fn synced(&mut self, inode: u64, upto: u64) {
         if let Some(content) = self.files.get_mut(&inode) {
+            content.doomed =
+                std::mem::take(&mut content.doomed).into_iter().filter_map(Change::sized).collect();
             let durable: Vec<Change> =
                 content.pending.extract_if(.., |change| change.position < upto).collect();
             for written in durable.into_iter().map(|change| change.written) {
@@ -128,6 +132,18 @@ impl Unsynced {
 }
 
 impl Change {
+    /// What is left of it when the file's size has become durable: where it was written behind the end, there is nothing.
+    fn sized(self) -> Option<Self> {
+        if self.sized {
+            return Some(self);
+        }
+        if self.written.is_empty() {
+            return None;
+        }
+        let restored = self.restored.start.min(self.written.start)..self.written.end;
+        Some(Self { restored, sized: true, ..self })
+    }
+
     /// What is left of it when these bytes, with the pages they are in, have become durable.
     fn without(self, written: &std::ops::Range<u64>) -> Vec<Self> {
         let pages = written.start / PAGE * PAGE..written.end.next_multiple_of(PAGE);

@@ -151,6 +151,33 @@ fn what_a_failed_fsync_left_is_gone_whatever_is_synced_later() {
 }
 
 #[test]
+fn what_a_failed_fsync_left_behind_the_end_is_a_hole_when_more_is_synced() {
+    for seed in 0..10 {
+        let mut bench = Bench::new();
+        fs::write(bench.path("f"), vec![b'o'; 4096]).unwrap();
+        bench.write("f", 4096, &[b'n'; 8192]);
+        let (inode, upto) = (bench.inode("f"), bench.end());
+        bench.keep(&Record::SyncFailed { inode, upto });
+        bench.write("f", 12_288, &[b's'; 4096]);
+        bench.sync("f");
+        bench.lose_power(seed);
+        let left = bench.read("f");
+        assert_eq!(left[..4096], [b'o'; 4096]);
+        assert_eq!(left[4096..12_288], [0; 8192], "clean, and not on the disk");
+        assert_eq!(left[12_288..], [b's'; 4096], "synced");
+
+        // Without more, the end is where it was.
+        let mut bench = Bench::new();
+        fs::write(bench.path("f"), vec![b'o'; 4096]).unwrap();
+        bench.write("f", 4096, &[b'n'; 8192]);
+        let (inode, upto) = (bench.inode("f"), bench.end());
+        bench.keep(&Record::SyncFailed { inode, upto });
+        bench.lose_power(seed);
+        assert_eq!(bench.read("f"), [b'o'; 4096]);
+    }
+}
+
+#[test]
 fn a_size_goes_back_with_what_was_cut_off() {
     let one = |seed| {
         let mut bench = Bench::new();

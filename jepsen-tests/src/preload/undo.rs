@@ -138,12 +138,19 @@ fn read(file: &File, offset: u64, size: u64) -> io::Result<Vec<u8>> {
 }
 
 fn undo_change(file: &File, change: &Change) -> io::Result<()> {
-    file.set_len(change.size)?;
+    let end = if change.sized {
+        change.restored.end.min(file.metadata()?.len())
+    } else {
+        file.set_len(change.size)?;
+        change.restored.end
+    };
     let from = change.restored.start;
-    file.write_all_at(&change.old, from)?;
-    let mut at = from + change.old.len() as u64;
-    while at < change.restored.end {
-        let left = usize::try_from(change.restored.end - at).unwrap_or(usize::MAX);
+    let there = usize::try_from(end.saturating_sub(from)).unwrap_or(usize::MAX).min(change.old.len());
+    let old = change.old.get(..there).unwrap_or_default();
+    file.write_all_at(old, from)?;
+    let mut at = from + old.len() as u64;
+    while at < end {
+        let left = usize::try_from(end - at).unwrap_or(usize::MAX);
         let zeros = ZEROS.get(..left.min(ZEROS.len())).unwrap_or(&ZEROS);
         file.write_all_at(zeros, at)?;
         at += zeros.len() as u64;

@@ -21,7 +21,7 @@ use super::damage::contain;
 use super::files::{allocated_bytes, create_dir, failed, sync_dir};
 use super::slots::Slots;
 use super::value::{self, WHOLE};
-use super::{Batch, Engine, KeyRange, Scan, Space, SpaceId, StoreError, is_empty_range};
+use super::{Batch, Engine, KeyRange, Scan, Space, SpaceId, StoreError, is_empty_range, unsynced};
 
 /// Journals above this force memtables to be written out.
 const JOURNAL_BYTES_MAX: u64 = 64 << 20;
@@ -247,7 +247,7 @@ impl Space for FjallSpace {
     }
 
     fn apply(&self, batch: Batch) -> Result<(), StoreError> {
-        self.run("apply", || {
+        let applied = self.run("apply", || {
             let mut changes = self.store.database.batch();
             for (key, value) in &batch.changes {
                 match value {
@@ -258,11 +258,14 @@ impl Space for FjallSpace {
                 }
             }
             Ok(changes.commit()?)
-        })
+        });
+        // What fails in its background is told here.
+        unsynced::noted_in(&self.store.dir, applied)
     }
 
     fn flush(&self) -> Result<(), StoreError> {
-        self.run("flush", || Ok(self.store.database.persist(PersistMode::SyncAll)?))
+        let flushed = self.run("flush", || Ok(self.store.database.persist(PersistMode::SyncAll)?));
+        unsynced::noted_in(&self.store.dir, flushed)
     }
 }
 

@@ -16,6 +16,7 @@ mod slots;
 pub mod snapshot;
 #[cfg(test)]
 mod tests;
+mod unsynced;
 mod value;
 
 use std::fmt;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::{create_dir, failed, sync_dir};
-use super::{Engine, FjallEngine, SledEngine, StoreError};
+use super::{Engine, FjallEngine, SledEngine, StoreError, unsynced};
 use crate::config::EngineKind;
 
 const MARKER: &str = "ENGINE";
@@ -25,14 +25,21 @@ pub fn open_engine(
     spaces_expected: usize,
 ) -> Result<Arc<dyn Engine>, StoreError> {
     create_dir(dir)?;
-    claim(kind, dir)?;
-    Ok(match kind {
-        EngineKind::Sled => {
-            let per_space = cache_bytes / spaces_expected.max(1) as u64;
-            Arc::new(SledEngine::open(dir, per_space.max(CACHE_BYTES_PER_SPACE_MIN))?)
-        }
-        EngineKind::Fjall => Arc::new(FjallEngine::open(&dir.join("db"), cache_bytes)?),
-    })
+    unsynced::write_again(dir)?;
+    let opened = claim(kind, dir).and_then(|()| -> Result<Arc<dyn Engine>, StoreError> {
+        Ok(match kind {
+            EngineKind::Sled => {
+                let per_space = cache_bytes / spaces_expected.max(1) as u64;
+                Arc::new(SledEngine::open(dir, per_space.max(CACHE_BYTES_PER_SPACE_MIN))?)
+            }
+            EngineKind::Fjall => Arc::new(FjallEngine::open(&dir.join("db"), cache_bytes)?),
+        })
+    });
+    match opened {
+        // Nothing of another engine was touched.
+        Err(error @ StoreError::Engine { .. }) => Err(error),
+        opened => unsynced::noted(dir, opened),
+    }
 }
 
 const KINDS: [EngineKind; 2] = [EngineKind::Sled, EngineKind::Fjall];

@@ -35,7 +35,7 @@ use super::files::{
 };
 use super::slots::Slots;
 use super::value::{self, CHUNKED, Manifest, WHOLE};
-use super::{Batch, Engine, KeyRange, Scan, Space, SpaceId, StoreError, is_empty_range};
+use super::{Batch, Engine, KeyRange, Scan, Space, SpaceId, StoreError, is_empty_range, unsynced};
 
 /// Largest value that is stored in one piece, and the size of a chunk. 17 of them stay below 128 KiB.
 const CHUNK_BYTES: usize = 6 << 10;
@@ -76,7 +76,8 @@ impl Engine for SledEngine {
         if let Some(space) = slot.open() {
             return Ok(space);
         }
-        let space = Arc::new(SledSpace::open(id, self.dir.join(id.to_string()), self.cache_bytes_per_space)?);
+        let opened = SledSpace::open(id, self.dir.join(id.to_string()), self.cache_bytes_per_space);
+        let space = Arc::new(unsynced::noted(&self.dir, opened)?);
         slot.set(Arc::clone(&space));
         Ok(space)
     }
@@ -338,13 +339,13 @@ impl Space for SledSpace {
     fn flush(&self) -> Result<(), StoreError> {
         let mut checkpoint = self.checkpoint.lock();
         let number = checkpoint.next_number();
-        self.on_tree("flush", |tree| {
+        let flushed = self.on_tree("flush", |tree| {
             let payload = number.to_le_bytes();
             tree.insert([CHECKPOINT], value::encode(WHOLE, &[CHECKPOINT], &payload))?;
             tree.flush()?;
             Ok(())
-        })?;
-        checkpoint.reach(number)
+        });
+        unsynced::noted_in(&self.dir, flushed.and_then(|()| checkpoint.reach(number)))
     }
 }
 

@@ -99,6 +99,24 @@ fn flipped_byte_in_sled_is_refused_or_harmless() {
 }
 
 #[test]
+fn a_checkpoint_of_sled_whose_size_alone_reached_the_disk_is_none() {
+    let mut fixture = Fixture::new(Kind::Disk(EngineKind::Sled));
+    let expected = filled(&mut fixture);
+    fixture.engine = None;
+    let checkpoint = fixture.dir.path().join(id(1, 0).to_string()).join("checkpoint");
+    let bytes = fs::read(&checkpoint).unwrap();
+    assert!(bytes.len() == 12 && bytes.iter().any(|byte| *byte != 0), "{bytes:?}");
+    fs::write(&checkpoint, [0; 12]).unwrap();
+    fixture.open();
+    assert_eq!(content(&*fixture.space()).unwrap(), expected);
+    fixture.engine = None;
+    fs::write(&checkpoint, &bytes[..11]).unwrap();
+    fixture.open();
+    let refused = fixture.engine().open_space(id(1, 0)).unwrap_err();
+    assert!(matches!(refused, StoreError::Damaged { .. }), "{refused}");
+}
+
+#[test]
 fn lost_tail_of_sled_behind_its_checkpoint_is_refused() {
     let mut fixture = Fixture::new(Kind::Disk(EngineKind::Sled));
     let expected = filled(&mut fixture);
