@@ -238,6 +238,21 @@ fn removed_files_and_directories_come_back() {
 }
 
 #[test]
+fn a_directory_that_came_and_went_leaves_nothing() {
+    let one = |seed| {
+        let mut bench = Bench::new();
+        let dir = fs::metadata(&bench.shim.root).unwrap().ino();
+        // Another file has its number by now, so that it gets another one when it is made again.
+        let (inode, path) = (bench.inode("."), b"d".to_vec());
+        bench.keep(&Record::Create { dir, inode, is_dir: true, path: path.clone() });
+        bench.keep(&Record::Remove { dir, inode, grave: 0, path });
+        let lost = bench.lose_power(seed).names_lost;
+        (lost, bench.path("d").exists())
+    };
+    assert_eq!(outcomes(one), [(0, false), (1, true), (2, false)].into_iter().collect());
+}
+
+#[test]
 fn a_journal_with_holes_or_without_records_is_no_loss_of_power() {
     let bench = Bench::new();
     let mut rng = StdRng::seed_from_u64(1);

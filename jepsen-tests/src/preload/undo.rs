@@ -56,9 +56,10 @@ pub fn apply(unsynced: Unsynced, root: &Path, grave: &Path, rng: &mut StdRng) ->
         _ => 0,
     };
     loss.names_kept = kept;
+    let mut made = HashMap::new();
     for name in unsynced.names.into_iter().skip(kept).rev() {
         loss.names_lost += 1;
-        undo_name(&name.record, root, grave)?;
+        undo_name(&name.record, root, grave, &mut made)?;
     }
     Ok(loss)
 }
@@ -166,12 +167,14 @@ fn unless_gone(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn undo_name(record: &Record, root: &Path, grave: &Path) -> io::Result<()> {
+/// `made` tells the numbers of directories that were made again by those that they had.
+fn undo_name(record: &Record, root: &Path, grave: &Path, made: &mut HashMap<u64, u64>) -> io::Result<()> {
     let below = |path: &[u8]| root.join(OsStr::from_bytes(path));
     let buried = |number: u64| grave.join(number.to_string());
     match record {
         Record::Create { inode, is_dir, path, .. } => {
             let path = below(path);
+            let inode = made.get(inode).unwrap_or(inode);
             let same = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.ino() == *inode);
             match (same, is_dir) {
                 (false, _) => Ok(()),
@@ -179,10 +182,17 @@ fn undo_name(record: &Record, root: &Path, grave: &Path) -> io::Result<()> {
                 (true, false) => fs::remove_file(&path),
             }
         }
-        Record::Remove { grave: 0, path, .. } => match fs::create_dir(below(path)) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            result => unless_gone(result),
-        },
+        Record::Remove { grave: 0, inode, path, .. } => {
+            let path = below(path);
+            match fs::create_dir(&path) {
+                Ok(()) => {
+                    made.insert(*inode, fs::symlink_metadata(&path)?.ino());
+                    Ok(())
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                result => unless_gone(result),
+            }
+        }
         Record::Remove { grave, path, .. } => unless_gone(fs::rename(buried(*grave), below(path))),
         Record::Rename { grave, from, to, .. } => {
             unless_gone(fs::rename(below(to), below(from)))?;

@@ -42,6 +42,8 @@ pub struct Observed {
     by_shard: BTreeMap<u32, BTreeMap<NodeId, usize>>,
     /// The node that last said it leads each shard, and when.
     led: BTreeMap<u32, (NodeId, Instant)>,
+    /// For each shard, since when each node's reports have said that it does not lead it.
+    denied: BTreeMap<u32, BTreeMap<NodeId, Instant>>,
     /// The last sign of life of nodes without a report in this term: what the leader before told, or when the node was
     /// first seen in the map.
     seen: BTreeMap<NodeId, Instant>,
@@ -64,6 +66,7 @@ impl Observed {
             term: 0,
             by_shard: BTreeMap::new(),
             led: BTreeMap::new(),
+            denied: BTreeMap::new(),
             seen: BTreeMap::new(),
             since: now,
             now,
@@ -114,6 +117,7 @@ impl Observed {
         self.reports.clear();
         self.by_shard.clear();
         self.led.clear();
+        self.denied.clear();
         self.waits.clear();
         self.outlook = None;
     }
@@ -175,12 +179,20 @@ impl Observed {
                 if let Some(nodes) = self.by_shard.get_mut(&replica.shard) {
                     nodes.remove(&node);
                 }
+                let gone = !report.replicas.iter().any(|new| !new.meta && new.shard == replica.shard);
+                if gone && let Some(nodes) = self.denied.get_mut(&replica.shard) {
+                    nodes.remove(&node);
+                }
             }
         }
         for (place, replica) in report.replicas.iter().enumerate().filter(|(_, replica)| !replica.meta) {
             self.by_shard.entry(replica.shard).or_default().insert(node, place);
+            let denied = self.denied.entry(replica.shard).or_default();
             if replica.leader {
                 self.led.insert(replica.shard, (node, heard));
+                denied.remove(&node);
+            } else {
+                denied.entry(node).or_insert(heard);
             }
         }
         self.reports.insert(node, (heard, report));
@@ -294,10 +306,21 @@ impl Observed {
         self.leader(shard).or_else(before)
     }
 
-    /// Whether nobody has said for longer than an election takes that it leads `shard`.
+    /// Whether every node with a replica of `shard` that is heard has said, for longer than an election takes, that it does
+    /// not lead it. What counts is the time between its reports: that they come late says nothing.
     pub fn is_leaderless(&self, shard: ShardId) -> bool {
-        let led = self.led.get(&shard.get()).map_or(self.since, |(_, at)| (*at).max(self.since));
-        self.leader(shard).is_none() && self.now.saturating_duration_since(led) >= self.suspect_after
+        let denied = self.denied.get(&shard.get());
+        let said = |node: NodeId| {
+            let (last, _) = self.reports.get(&node)?;
+            let first = denied?.get(&node)?;
+            Some(last.saturating_duration_since(*first) >= self.suspect_after)
+        };
+        self.leader(shard).is_none()
+            && self
+                .replicas(shard)
+                .filter(|(node, _)| self.health(*node) == Health::Up)
+                .all(|(node, _)| said(node) == Some(true))
+            && self.listens_for() >= self.suspect_after
     }
 
     /// What nodes say of their replicas of `shard`.

@@ -129,18 +129,31 @@ async fn a_shard_is_leaderless_after_an_election_that_nobody_won() {
     advance(SECOND).await;
     observed.report(leads(2, true));
     assert_eq!(state(&observed), (Some(NodeId(2)), false));
-    // Nobody leads any more.
-    for second in 1..=4 {
+    // Nobody leads any more; the second node says so from the first second on.
+    for second in 1..=5 {
         advance(SECOND).await;
         observed.report(leads(1, false));
         observed.report(leads(2, false));
-        let gone = second >= 3;
-        let expected = if gone { None } else { Some(NodeId(2)) };
-        assert_eq!(state(&observed), (expected, gone), "after {second} s");
+        let last = if second >= 3 { None } else { Some(NodeId(2)) };
+        assert_eq!(state(&observed), (last, second >= 4), "after {second} s");
     }
+    // A new leader's reports come late.
+    observed.report(leads(1, true));
+    observed.report(leads(2, false));
+    advance(SECOND).await;
+    observed.report(leads(1, false));
+    for _ in 0..2 {
+        advance(SECOND).await;
+        observed.report(leads(2, false));
+    }
+    assert_eq!(state(&observed), (None, false), "the first node has said so once");
+    advance(SECOND / 2).await;
+    observed.report(leads(1, true));
+    assert_eq!(state(&observed), (Some(NodeId(1)), false));
     observed.lead(2);
     assert_eq!(state(&observed), (None, false), "nobody was asked yet");
-    for _ in 0..3 {
+    for _ in 0..4 {
+        assert_eq!(state(&observed), (None, false));
         advance(SECOND).await;
         observed.report(leads(1, false));
         observed.report(leads(2, false));
