@@ -4,16 +4,17 @@
 //! `cargo bench -p borough-benches --bench cluster -- idle`, `cost` or `join`, with `--engine sled` or `fjall`.
 //! Processor time is user + system of all processes, from `/proc` (Linux).
 
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use borough::local_cluster::{self, LocalCluster};
-use borough_benches::load::{self, Options};
+use borough_benches::load::Load;
 use borough_benches::mix::{Kind, Mix};
+use borough_benches::options::Options;
 use borough_benches::report::Report;
+use borough_benches::service::Service;
 use clap::{Args, Parser, Subcommand};
 
 #[global_allocator]
@@ -53,8 +54,8 @@ enum Command {
         seconds: f64,
         #[arg(long, default_value_t = 64)]
         connections: usize,
-        #[arg(long, default_value = "10000")]
-        keys: NonZeroU64,
+        #[arg(long, default_value_t = 10_000)]
+        keys: u64,
         #[arg(long, default_value_t = 300)]
         value_bytes: usize,
     },
@@ -65,8 +66,8 @@ enum Command {
         rate: f64,
         #[arg(long, default_value_t = 64)]
         connections: usize,
-        #[arg(long, default_value = "100000")]
-        keys: NonZeroU64,
+        #[arg(long, default_value_t = 100_000)]
+        keys: u64,
         #[arg(long, default_value_t = 2000)]
         value_bytes: usize,
     },
@@ -127,7 +128,7 @@ fn run(cli: &Cli) -> Result<()> {
                     connections: *connections,
                     keys: *keys,
                     value_bytes: *value_bytes,
-                    ..Options::new(cluster.router_url())
+                    ..Options::default()
                 };
                 cost(&cluster, load).await?;
             }
@@ -140,7 +141,7 @@ fn run(cli: &Cli) -> Result<()> {
                     keys: *keys,
                     value_bytes: *value_bytes,
                     mix: "get=50,put=50".parse().map_err(|fault| anyhow!("the mix: {fault}"))?,
-                    ..Options::new(cluster.router_url())
+                    ..Options::default()
                 };
                 join(&cluster, load).await?;
             }
@@ -163,6 +164,11 @@ fn binary(args: &ClusterArgs) -> Result<PathBuf> {
     Ok(found)
 }
 
+fn on(cluster: &LocalCluster, options: &Options) -> Result<Load> {
+    let service = Service::borough(&[cluster.router_url()], "users").map_err(|fault| anyhow!(fault))?;
+    Load::new(service, options.clone())
+}
+
 async fn idle(cluster: &LocalCluster, seconds: f64) -> Result<()> {
     let before = Usage::of(cluster)?;
     tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
@@ -178,12 +184,12 @@ async fn idle(cluster: &LocalCluster, seconds: f64) -> Result<()> {
 
 async fn cost(cluster: &LocalCluster, load: Options) -> Result<()> {
     Usage::of(cluster)?.print_memory("idle");
-    load::preload(&load).await?;
+    on(cluster, &load)?.preload().await?;
     for kind in [Kind::Get, Kind::Put] {
         let load = Options { mix: Mix::only(kind), ..load.clone() };
-        load::measure(&Options { seconds: 2.0, ..load.clone() }).await?;
+        on(cluster, &Options { seconds: 2.0, ..load.clone() })?.measure().await?;
         let before = Usage::of(cluster)?;
-        let report = load::measure(&load).await?;
+        let report = on(cluster, &load)?.measure().await?;
         let spent = Usage::of(cluster)?.since(&before);
         ensure!(report.failed() == 0, "requests failed:\n{report}");
         print_cost(kind, &report, &spent);
@@ -195,17 +201,17 @@ async fn cost(cluster: &LocalCluster, load: Options) -> Result<()> {
 /// Slices of load before a node joins and while operations run after it; who comes is measured second by second, so that
 /// a short disturbance is not averaged away.
 async fn join(cluster: &LocalCluster, load: Options) -> Result<()> {
-    load::preload(&Options { rate: None, ..load.clone() }).await?;
-    load::measure(&load).await?;
+    on(cluster, &load)?.preload().await?;
+    on(cluster, &load)?.measure().await?;
     let mut before = Vec::new();
     for _ in 0..SLICES_BEFORE {
-        before.push(load::measure(&load).await?);
+        before.push(on(cluster, &load)?.measure().await?);
     }
     let known = cluster.status().await?.operations.len();
     cluster.add_node().await?;
     let mut during = Vec::new();
     let operations = loop {
-        let slice = load::measure(&load).await?;
+        let slice = on(cluster, &load)?.measure().await?;
         let operations = cluster.status().await?.operations;
         let new = operations.len().saturating_sub(known);
         if new > 0 {

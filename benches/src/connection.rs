@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection to the router that is kept open, and opened again after a failure.
+//! One HTTP/1.1 connection to a server that is kept open, and opened again after a failure.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-/// Pause after a connection could not be opened, so that a dead router is not hammered.
+/// Pause after a connection could not be opened, so that a dead server is not hammered.
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a request got no answer; the text is a kind, the same for all such failures.
@@ -34,7 +34,7 @@ impl Failure {
     }
 }
 
-/// Where the router listens.
+/// Where a server listens.
 #[derive(Debug, Clone)]
 pub struct Target {
     authority: Authority,
@@ -60,6 +60,21 @@ impl Target {
     }
 }
 
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    /// Empty when nobody wants it.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// Whether the body holds `text` at least `times` times.
+    pub fn holds(&self, text: &str, times: usize) -> bool {
+        String::from_utf8_lossy(&self.body).matches(text).count() >= times
+    }
+}
+
 /// A connection with at most one request under way.
 #[derive(Debug)]
 pub struct Connection {
@@ -70,21 +85,28 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Where it goes.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
     /// Opened by the first request.
     pub fn new(target: Target) -> Self {
         Self { target, sender: None, driver: JoinSet::new() }
     }
 
-    /// Sends `request` and reads the whole answer, within `timeout`.
+    /// Sends `request` and reads the whole answer, within `timeout`; keeps its body if it is `wanted`.
     ///
     /// # Errors
-    /// [`Failure`]; whether the router acted on the request is then unknown.
+    /// [`Failure`]; whether the server acted on the request is then unknown.
     pub async fn send(
         &mut self,
-        request: Request<Full<Bytes>>,
+        request: Request<Bytes>,
+        wanted: bool,
         timeout: Duration,
-    ) -> Result<StatusCode, Failure> {
-        let answer = timeout_at(Instant::now() + timeout, self.exchange(request)).await;
+    ) -> Result<Answer, Failure> {
+        let request = request.map(Full::new);
+        let answer = timeout_at(Instant::now() + timeout, self.exchange(request, wanted)).await;
         let answer = answer.unwrap_or(Err(Failure::TimedOut));
         if answer.is_err() {
             self.sender = None;
@@ -93,7 +115,7 @@ impl Connection {
         answer
     }
 
-    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> Result<StatusCode, Failure> {
+    async fn exchange(&mut self, request: Request<Full<Bytes>>, wanted: bool) -> Result<Answer, Failure> {
         let mut sender = match self.sender.take() {
             Some(sender) if !sender.is_closed() => sender,
             Some(_) | None => self.open().await?,
@@ -101,12 +123,16 @@ impl Connection {
         sender.ready().await.map_err(|_| Failure::Broken)?;
         let answer = sender.send_request(request).await.map_err(|_| Failure::Broken)?;
         let status = answer.status();
-        let mut body = answer.into_body();
-        while let Some(frame) = body.frame().await {
-            frame.map_err(|_| Failure::Broken)?;
+        let mut frames = answer.into_body();
+        let mut body = Vec::new();
+        while let Some(frame) = frames.frame().await {
+            let frame = frame.map_err(|_| Failure::Broken)?;
+            if let Some(data) = frame.data_ref().filter(|_| wanted) {
+                body.extend_from_slice(data);
+            }
         }
         self.sender = Some(sender);
-        Ok(status)
+        Ok(Answer { status, body })
     }
 
     async fn open(&mut self) -> Result<SendRequest<Full<Bytes>>, Failure> {

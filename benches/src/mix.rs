@@ -12,10 +12,12 @@ pub enum Kind {
     Put,
     Patch,
     Delete,
+    /// Several documents with one request.
+    BatchGet,
 }
 
 impl Kind {
-    pub const ALL: [Self; 4] = [Self::Get, Self::Put, Self::Patch, Self::Delete];
+    pub const ALL: [Self; 5] = [Self::Get, Self::Put, Self::Patch, Self::Delete, Self::BatchGet];
 
     /// As in `--mix` and in reports.
     pub fn name(self) -> &'static str {
@@ -24,7 +26,19 @@ impl Kind {
             Self::Put => "put",
             Self::Patch => "patch",
             Self::Delete => "delete",
+            Self::BatchGet => "batchGet",
         }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+            let known = Self::ALL.map(Self::name).join(", ");
+            format!("{name:?} is none of {known}")
+        })
     }
 }
 
@@ -67,8 +81,7 @@ impl FromStr for Mix {
         let mut parts: Vec<(Kind, u32)> = Vec::new();
         for part in text.split(',') {
             let (name, weight) = part.split_once('=').ok_or(format!("{part:?} is not kind=weight"))?;
-            let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name.trim());
-            let kind = kind.ok_or(format!("{name:?} is none of get, put, patch, delete"))?;
+            let kind: Kind = name.trim().parse()?;
             let weight: u32 =
                 weight.trim().parse().map_err(|_| format!("{weight:?} is not a whole number"))?;
             if parts.iter().any(|(known, _)| *known == kind) {
@@ -109,14 +122,14 @@ mod tests {
         assert_eq!(mix.to_string(), "get=90,put=9,patch=1");
         assert!(mix.has(Kind::Patch) && !mix.has(Kind::Delete));
         let mut rng = StdRng::seed_from_u64(3);
-        let mut seen = [0_u32; 4];
+        let mut seen = [0_u32; 5];
         for _ in 0..100_000 {
             seen[mix.sample(&mut rng) as usize] += 1;
         }
         assert!((89_000..91_000).contains(&seen[0]), "{seen:?}");
         assert!((8_500..9_500).contains(&seen[1]), "{seen:?}");
         assert!((800..1_200).contains(&seen[2]), "{seen:?}");
-        assert_eq!(seen[3], 0);
+        assert_eq!(seen[3..], [0, 0]);
     }
 
     #[test]

@@ -76,6 +76,8 @@ impl Record {
 #[serde(rename_all = "camelCase")]
 pub struct Latency {
     pub requests: u64,
+    /// Answered requests a second.
+    pub per_second: f64,
     pub mean_us: f64,
     pub p50_us: u64,
     pub p90_us: u64,
@@ -84,11 +86,13 @@ pub struct Latency {
     pub max_us: u64,
 }
 
-impl From<&Histogram<u64>> for Latency {
-    fn from(histogram: &Histogram<u64>) -> Self {
+impl Latency {
+    /// Of what was answered within `seconds`.
+    fn new(histogram: &Histogram<u64>, seconds: f64) -> Self {
         let at = |quantile| histogram.value_at_quantile(quantile);
         Self {
             requests: histogram.len(),
+            per_second: if seconds > 0.0 { histogram.len() as f64 / seconds } else { 0.0 },
             mean_us: histogram.mean(),
             p50_us: at(0.5),
             p90_us: at(0.9),
@@ -127,16 +131,16 @@ impl Report {
                 sum.add(histogram).unwrap_or_default();
             }
         }
-        let all: Latency = all.latencies.values().next().map(Latency::from).unwrap_or_default();
         let seconds = elapsed.as_secs_f64();
-        let per_second = if seconds > 0.0 { all.requests as f64 / seconds } else { 0.0 };
+        let latency = |histogram: &Histogram<u64>| Latency::new(histogram, seconds);
+        let all = all.latencies.values().next().map(latency).unwrap_or_default();
         let kinds =
-            record.latencies.iter().map(|(kind, histogram)| (kind.name(), histogram.into())).collect();
+            record.latencies.iter().map(|(kind, histogram)| (kind.name(), latency(histogram))).collect();
         Self {
             rate,
             connections,
             seconds,
-            per_second,
+            per_second: all.per_second,
             all,
             kinds,
             absent: record.absent,
@@ -160,13 +164,13 @@ impl fmt::Display for Report {
         writeln!(f, ", {connections} connections, {seconds:.1} s: {per_second:.0} requests/s")?;
         writeln!(
             f,
-            "{:8} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9}",
-            "ms", "requests", "p50", "p90", "p99", "p99.9", "max"
+            "{:8} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            "ms", "requests", "per s", "p50", "p90", "p99", "p99.9", "max"
         )?;
         let more_than_one = self.kinds.len() > 1;
         let all = more_than_one.then_some(("all", &self.all));
         for (name, latency) in self.kinds.iter().map(|(name, latency)| (*name, latency)).chain(all) {
-            write!(f, "{name:8} {:>10}", latency.requests)?;
+            write!(f, "{name:8} {:>10} {:>9.0}", latency.requests, latency.per_second)?;
             for micros in [latency.p50_us, latency.p90_us, latency.p99_us, latency.p999_us, latency.max_us] {
                 write!(f, " {:>9.3}", micros as f64 / 1000.0)?;
             }
@@ -202,6 +206,7 @@ mod tests {
         let near = |micros: u64, millis: u64| micros.abs_diff(millis * 1000) <= millis * 2;
         assert_eq!((report.all.requests, report.absent, report.failed()), (1000, 1, 3));
         assert!((report.per_second - 100.0).abs() < 1e-9);
+        assert!((report.kinds["put"].per_second - 50.0).abs() < 1e-9);
         assert!(near(report.all.p50_us, 500) && near(report.all.p99_us, 990), "{report:?}");
         assert!(
             near(report.kinds["get"].p90_us, 450) && near(report.kinds["put"].max_us, 1000),

@@ -2,9 +2,11 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod bench;
 mod data;
 mod service;
 
+pub use bench::BenchArgs;
 pub use data::{
     CollectionCommand, CreateArgs, DeleteArgs, ExportArgs, GetArgs, ImportArgs, Key, ListArgs, PatchArgs,
     PutArgs, WriteArgs,
@@ -117,6 +119,13 @@ pub enum Command {
         everything can be imported again. In a sorted collection the key is in the fields where all items hold it, else in `id` and \
         `sort`; --id and --sort name others.")]
     Export(ExportArgs),
+    /// Put a load on the cluster: requests a second, latencies, failures
+    #[command(long_about = "Put a load on the cluster: requests a second, latencies, failures\n\n\
+        All documents are written once, then the load runs for --warm-up and --seconds, and only the latter is counted. In a closed loop \
+        each connection sends when it has its answer: that finds the most a cluster does. With --rate requests are due at fixed times, \
+        and latency counts from when a request was due. The exit code is 1 when a request was not answered as it should. \
+        The documents stay: `borough collection delete bench`.")]
+    Bench(BenchArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -258,7 +267,7 @@ mod tests {
                 assert_eq!(last[1], "Example:", "{name}: {help}");
             }
         });
-        assert_eq!(count, 27, "a command was added or lost");
+        assert_eq!(count, 28, "a command was added or lost");
     }
 
     #[test]
@@ -322,6 +331,8 @@ mod tests {
             "borough list posts --partition 1 --start a --end b --reverse",
             "borough import users f.ndjson --id id --sort sort --batch 100 --concurrency 8 --create",
             "borough export posts --partition 1",
+            "borough bench --seconds 10 --connections 64 --mix get=95,put=5 --value-bytes 300 --keys 10000 --json",
+            "borough bench --rate 500 --zipf 0.99 --collection c --router http://r,http://s --token t",
             "borough get users -1",
         ] {
             if let Err(error) = Cli::try_parse_from(line.split(' ')) {
@@ -334,6 +345,8 @@ mod tests {
             "borough get users",
             "borough put users 1 {} --if-match e1 --if-absent",
             "borough cluster init --node a:1 --shards 0",
+            "borough bench --seconds 0",
+            "borough bench --collection c --requests f.json",
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod bench;
 mod check;
 pub mod cli;
 mod cluster;
@@ -39,7 +40,11 @@ pub fn run() -> ExitCode {
 fn start(cli: Cli) -> Result<(), Failure> {
     let is_service = matches!(cli.command, Command::Node(_) | Command::Router(_));
     logging::init(&cli.log, if is_service { logging::SERVICE } else { logging::COMMAND })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Bench(args) = &cli.command {
+        runtime.worker_threads(args.threads);
+    }
+    let runtime = runtime.enable_all().build();
     let runtime = runtime.map_err(|error| anyhow::Error::new(error).context("start the runtime"))?;
     let done = runtime.block_on(Box::pin(dispatch(cli.command)));
     // Services have ended in order by now; a thread that still reads stdin would be waited for in vain.
@@ -52,6 +57,7 @@ async fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Node(args) => return service::node(args).await,
         Command::Router(args) => return service::router(args).await,
         Command::Dev(args) => return dev::run(args).await,
+        Command::Bench(args) => return bench::run(args).await,
         Command::Cluster(ClusterCommand::Init(args)) => cluster::init(args).await,
         Command::Cluster(ClusterCommand::Status(args)) => cluster::status(args).await,
         Command::Cluster(ClusterCommand::Check(args)) => check::check(args).await,

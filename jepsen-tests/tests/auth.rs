@@ -302,6 +302,9 @@ async fn callers(doors: &Doors) -> anyhow::Result<()> {
         (&["cluster", "status"], ADMIN, 0),
         (&["collection", "create", "refused"], SHOP, 1),
         (&["collection", "list"], ADMIN, 0),
+        (&["bench", "--collection", "orders", "--seconds", "0.2", "--rate", "100", "--keys", "5"], SHOP, 0),
+        (&["bench", "--collection", "users", "--keys", "5"], READER, 1),
+        (&["bench", "--collection", "users", "--keys", "5"], "", 1),
     ];
     for (args, token, code) in table {
         let mut args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();

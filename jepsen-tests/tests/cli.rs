@@ -34,6 +34,7 @@ async fn commands() -> anyhow::Result<()> {
     cases.run("plans, drains and operations from the command line", placement(&http)).await;
     cases.run("an interrupted import ends and goes on, the router being away", interrupted(&cluster)).await;
     cases.run("what is exported can be imported again", exported(&cluster)).await;
+    cases.run("a load is put on the cluster, and its failures are told", bench(&cluster)).await;
     cases.run("usage ends with 2, failure with 1", exit_codes(&http)).await;
     cases.run("the help of every command ends with an example", help()).await;
     if cases.failed() {
@@ -207,6 +208,39 @@ async fn exported(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn bench(cluster: &Cluster) -> anyhow::Result<()> {
+    let http = cluster.http();
+    let short = ["bench", "--seconds", "1", "--warm-up", "0", "--connections", "4"];
+    let load = [&short[..], &["--keys", "30", "--value-bytes", "50"]].concat();
+    // The collection is made by the first run and found by the second.
+    let mix = "get=2,put=1,patch=1,batchGet=1";
+    let told = json_line(&good(&http, &[&load[..], &["--mix", mix, "--json"]].concat()).await?)?;
+    check_eq!(told["errors"], json!({}), "{told}");
+    let kinds = told["kinds"].as_object().context("no kinds")?;
+    let sum: u64 = kinds.values().filter_map(|kind| kind["requests"].as_u64()).sum();
+    ensure!(sum > 0 && Some(sum) == told["all"]["requests"].as_u64(), "{told}");
+    let stored = good(&http, &["list", "bench"]).await?;
+    check_eq!(stored.lines().count(), 30, "{stored}");
+    let told = good(&http, &[&load[..], &["--rate", "100", "--zipf", "0.99"]].concat()).await?;
+    ensure!(told.starts_with("open loop at 100/s, 4 connections") && told.contains("p99.9"), "{told}");
+    // A service that is not Borough's documents, and has only refusals for this.
+    let file = cluster.dir().join("requests.json");
+    std::fs::write(&file, r#"{"get": {"method": "DELETE", "path": "/livez?{key}"}}"#)?;
+    let file = file.to_string_lossy();
+    let refused = [&short[..], &["--requests", &*file, "--no-preload", "--mix", "get=1"]].concat();
+    let output = borough(&http, &refused).await?;
+    let told = String::from_utf8_lossy(&output.stdout);
+    check_eq!(output.status.code(), Some(1), "{told}");
+    ensure!(told.contains("get answered 405"), "{told}");
+    bad(&http, &["bench", "--requests", &file, "--mix", "put=1"], 2).await?;
+    // A collection whose documents have a second key, and a router that is not there.
+    let told = bad(&http, &["bench", "--collection", "posts"], 1).await?;
+    ensure!(told.contains("sort key"), "{told}");
+    let output = run_plain(&["bench", "--router", "http://127.0.0.1:1"]).await?;
+    check_eq!(output.status.code(), Some(1), "nobody listens there");
+    Ok(())
+}
+
 async fn collections(http: &Http) -> anyhow::Result<()> {
     good(http, &["collection", "create", "made"]).await?;
     ensure!(good(http, &["collection", "list"]).await?.contains("made"), "not listed");
@@ -268,6 +302,9 @@ async fn exit_codes(http: &Http) -> anyhow::Result<()> {
         &["import", "users"],
         &["node", "--no-such-flag"],
         &["dev", "--nodes", "0"],
+        &["bench", "--connections", "0"],
+        &["bench", "--mix", "read=1"],
+        &["bench", "--router", "localhost:8080"],
     ] {
         let output = run_plain(args).await?;
         check_eq!(output.status.code(), Some(2), "exit code of borough {}", args.join(" "));
@@ -292,7 +329,7 @@ async fn exit_codes(http: &Http) -> anyhow::Result<()> {
 }
 
 async fn help() -> anyhow::Result<()> {
-    let commands: [&[&str]; 16] = [
+    let commands: [&[&str]; 17] = [
         &[],
         &["dev"],
         &["node"],
@@ -309,6 +346,7 @@ async fn help() -> anyhow::Result<()> {
         &["import"],
         &["export"],
         &["delete"],
+        &["bench"],
     ];
     let mut missing = Vec::new();
     for command in commands {

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use axum::Router;
 use axum::extract::{Path, Request as Incoming};
+use http::Method;
 use tokio::net::TcpListener;
 
 use super::*;
@@ -25,8 +26,12 @@ where
     url
 }
 
-fn short(url: String) -> Options {
-    Options { seconds: 0.4, warm_up: 0.1, connections: 4, timeout: 2.0, ..Options::new(url) }
+fn short() -> Options {
+    Options { seconds: 0.4, warm_up: 0.1, connections: 4, timeout: 2.0, ..Options::default() }
+}
+
+fn load(url: &str, options: &Options) -> Load {
+    Load::new(Service::borough(&[url], "users").unwrap(), options.clone()).unwrap()
 }
 
 #[tokio::test]
@@ -40,15 +45,14 @@ async fn preload_writes_each_document_once_and_the_closed_loop_counts_what_it_se
     })
     .await;
     let mix = "get=3,put=1".parse().unwrap();
-    let keys = NonZeroU64::new(20).unwrap();
-    let options = Options { mix, keys, warm_up: 0.0, ..short(url) };
-    preload(&options).await.unwrap();
+    let options = Options { mix, keys: 20, warm_up: 0.0, ..short() };
+    load(&url, &options).preload().await.unwrap();
     let mut written: Vec<_> = std::mem::take(&mut *seen.lock().unwrap());
     assert!(written.iter().all(|(method, _)| *method == Method::PUT));
     written.sort_by_key(|(_, key)| key.clone());
     written.dedup();
     assert_eq!(written.len(), 20);
-    let report = measure(&options).await.unwrap();
+    let report = load(&url, &options).measure().await.unwrap();
     let sent = seen.lock().unwrap();
     let puts = sent.iter().filter(|(method, _)| *method == Method::PUT).count();
     assert_eq!(report.failed(), 0, "{report}");
@@ -66,8 +70,8 @@ async fn the_open_loop_sends_what_is_due_and_charges_a_stall_to_all_that_waited(
         StatusCode::OK
     })
     .await;
-    let options = Options { rate: Some(500.0), seconds: 1.0, warm_up: 0.0, ..short(url) };
-    let report = measure(&options).await.unwrap();
+    let options = Options { rate: Some(500.0), seconds: 1.0, warm_up: 0.0, ..short() };
+    let report = load(&url, &options).measure().await.unwrap();
     assert_eq!((report.all.requests, report.failed()), (500, 0), "{report}");
     // Half of the requests were due 100 ms or more before the stall ended; a closed loop would have seen four.
     assert!(report.all.p50_us > 50_000 && report.all.max_us >= 500_000, "{report}");
@@ -81,8 +85,8 @@ async fn requests_that_were_due_but_never_sent_are_failures() {
         StatusCode::OK
     })
     .await;
-    let options = Options { rate: Some(1000.0), warm_up: 0.0, timeout: 0.5, ..short(url) };
-    let report = measure(&options).await.unwrap();
+    let options = Options { rate: Some(1000.0), warm_up: 0.0, timeout: 0.5, ..short() };
+    let report = load(&url, &options).measure().await.unwrap();
     assert_eq!(report.all.requests + report.failed(), 400, "{report}");
     assert!(report.errors[NOT_SENT] > 300, "{report}");
 }
@@ -95,14 +99,14 @@ async fn failures_are_told_apart() {
     })
     .await;
     let mix: Mix = "get=1,put=1".parse().unwrap();
-    let options = Options { mix, ..short(url) };
-    let error = preload(&options).await.unwrap_err().to_string();
+    let options = Options { mix, ..short() };
+    let error = load(&url, &options).preload().await.unwrap_err().to_string();
     assert!(error.contains("put answered 503"), "{error}");
-    let report = measure(&options).await.unwrap();
+    let report = load(&url, &options).measure().await.unwrap();
     assert_eq!(report.all.requests, 0);
     assert!(report.errors["get answered 404"] > 0 && report.errors["put answered 503"] > 0, "{report}");
     // Without the documents written first, 404 is an answer like any other.
-    let report = measure(&Options { no_preload: true, ..options }).await.unwrap();
+    let report = load(&url, &Options { no_preload: true, ..options }).measure().await.unwrap();
     assert!(report.absent > 0 && report.absent == report.all.requests, "{report}");
     assert!(!report.errors.contains_key("get answered 404"), "{report}");
 }
@@ -110,17 +114,29 @@ async fn failures_are_told_apart() {
 #[tokio::test]
 async fn a_dead_router_ends_the_run_in_time_with_a_reason() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let options = short(format!("http://{}", listener.local_addr().unwrap()));
+    let (url, options) = (format!("http://{}", listener.local_addr().unwrap()), short());
     drop(listener);
-    let report = measure(&options).await.unwrap();
+    let report = load(&url, &options).measure().await.unwrap();
     assert_eq!(report.errors.keys().collect::<Vec<_>>(), ["get: connection refused"]);
 }
 
-#[test]
-fn documents_are_json_objects_of_the_size_asked_for() {
-    for bytes in [100, 300, 5000] {
-        let document = document(7, bytes);
-        assert_eq!(document.len(), bytes);
-        assert_eq!(serde_json::from_slice::<serde_json::Value>(&document).unwrap()["n"], 7);
-    }
+#[tokio::test]
+async fn an_answer_that_lacks_a_document_is_a_failure_and_what_is_done_is_counted() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut tasks = JoinSet::new();
+    // The second document of two is never found.
+    let answer = r#"{"items":[{"status":200},{"status":404}]}"#;
+    let app = Router::new().fallback(move || async move { answer });
+    tasks.spawn(async move { axum::serve(listener, app).await.unwrap() });
+    let options = Options { mix: Mix::only(Kind::BatchGet), batch: 1, ..short() };
+    let good = load(&url, &options);
+    let report = good.measure().await.unwrap();
+    assert!(report.failed() == 0 && report.kinds["batchGet"].requests > 0, "{report}");
+    assert!(good.progress().answered() >= report.all.requests && good.progress().failed() == 0);
+    let bad = load(&url, &Options { batch: 2, ..options });
+    let report = bad.measure().await.unwrap();
+    assert_eq!(report.all.requests, 0, "{report}");
+    assert!(report.errors["batchGet: an answer lacks what it should hold"] > 0, "{report}");
+    assert!(bad.progress().failed() >= report.failed());
 }
