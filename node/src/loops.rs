@@ -355,8 +355,7 @@ async fn send_report(node: &Arc<Node>, report: wire::NodeReport, heard: &mut Hea
         };
         if reply.accepted {
             node.meta_term.fetch_max(reply.term, Ordering::SeqCst);
-            // Only members of the meta group may lead it next.
-            if target != node.node_id() && node.meta().is_some() {
+            if target != node.node_id() {
                 node.observed.lock().hear_of(reply.term, target, &reply.silences);
             }
             // What it had at the last report should have come by now.
@@ -418,6 +417,7 @@ fn make_report(node: &Node, counted: &mut Counted) -> wire::NodeReport {
         replicas: replicas.collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         leaving: node.leaving.load(Ordering::Relaxed),
+        silences: node.observed.lock().told(),
     }
 }
 

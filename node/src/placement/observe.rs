@@ -1,7 +1,7 @@
 //! What the meta leader hears from the nodes: soft state, lost with the leadership, heard again within a second.
 //!
 //! How long nodes have been silent is not lost: the leader tells it with every answer to a report, and whoever leads next
-//! goes on from what it was told.
+//! goes on from what it was told, or from what others were, who say it in their reports: it may just have been started.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub struct Observed {
     /// The last sign of life of nodes without a report in this term: what the leader before told, or when the node was
     /// first seen in the map.
     seen: BTreeMap<NodeId, Instant>,
+    /// What was seen last was told by another leader.
+    following: bool,
     /// Since when this node listens.
     since: Instant,
     now: Instant,
@@ -68,6 +70,7 @@ impl Observed {
             led: BTreeMap::new(),
             denied: BTreeMap::new(),
             seen: BTreeMap::new(),
+            following: false,
             since: now,
             now,
             suspect_after,
@@ -99,6 +102,7 @@ impl Observed {
             (NodeId(silence.node), heard)
         };
         self.seen = silences.iter().map(since).chain([(leader, self.now)]).collect();
+        self.following = true;
     }
 
     /// The nodes that are not up.
@@ -109,6 +113,23 @@ impl Observed {
             .map(|info| wire::Silence {
                 node: info.id,
                 ms: u64::try_from(self.silence(NodeId(info.id)).as_millis()).unwrap_or(u64::MAX),
+            })
+            .collect()
+    }
+
+    /// The nodes that are silent as far as this node, which does not lead, was told: what it says in its reports.
+    pub fn told(&self) -> Vec<wire::Silence> {
+        let now = Instant::now();
+        let since = self
+            .seen
+            .iter()
+            .filter(|_| self.following)
+            .map(|(node, heard)| (node, now.saturating_duration_since(*heard)));
+        since
+            .filter(|(_, silence)| *silence >= self.suspect_after)
+            .map(|(node, silence)| wire::Silence {
+                node: node.get(),
+                ms: u64::try_from(silence.as_millis()).unwrap_or(u64::MAX),
             })
             .collect()
     }
@@ -142,6 +163,7 @@ impl Observed {
 
     fn listen(&mut self, now: Instant) {
         self.forget();
+        self.following = false;
         self.since = now;
         self.now = now;
     }
@@ -169,6 +191,16 @@ impl Observed {
     /// Takes a node's report.
     pub fn report(&mut self, report: wire::NodeReport) {
         self.pass();
+        for silence in &report.silences {
+            // Whoever has reported in this term is not silent, whatever others were told.
+            let node = NodeId(silence.node);
+            if let Some(heard) = self.now.checked_sub(Duration::from_millis(silence.ms))
+                && !self.reports.contains_key(&node)
+            {
+                let seen = self.seen.entry(node).or_insert(heard);
+                *seen = heard.min(*seen);
+            }
+        }
         self.take(self.now, report);
     }
 

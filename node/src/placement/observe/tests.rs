@@ -67,6 +67,30 @@ async fn who_was_silent_before_a_term_is_so_after_it_began() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_was_just_started_hears_of_silence_from_the_others() {
+    let (map, mut other) = (map(3), Observed::new(SUSPECT_AFTER, DOWN_AFTER));
+    other.hear_of(1, NodeId(1), &[wire::Silence { node: 3, ms: 50_000 }]);
+    assert_eq!(other.told(), [wire::Silence { node: 3, ms: 50_000 }], "and not of the leader");
+    advance(4 * SECOND).await;
+    let told = [wire::Silence { node: 1, ms: 4_000 }, wire::Silence { node: 3, ms: 54_000 }];
+    assert_eq!(other.told(), told);
+
+    let mut started = Observed::new(SUSPECT_AFTER, DOWN_AFTER);
+    started.lead(2).tick(&map);
+    report(&mut started, &[1]);
+    started.report(wire::NodeReport { node: 2, silences: other.told(), ..Default::default() });
+    assert_eq!(healths(&started), [Health::Up, Health::Up, Health::Suspect], "the first has reported itself");
+    assert_eq!(started.silences(&map), [wire::Silence { node: 3, ms: 54_000 }]);
+    assert!(!started.knows_all(&map), "it may be back");
+    go_on(&mut started, &map, &[1, 2], 6).await;
+    assert_eq!(healths(&started), [Health::Up, Health::Up, Health::Down]);
+    report(&mut started, &[3]);
+    started.report(wire::NodeReport { node: 2, silences: other.told(), ..Default::default() });
+    assert_eq!(started.health(NodeId(3)), Health::Up);
+    assert_eq!(started.told(), [], "a leader says it with its answers");
+}
+
+#[tokio::test(start_paused = true)]
 async fn in_a_new_term_who_was_up_is_not_down_before_their_time() {
     let (map, mut observed) = (map(3), Observed::new(SUSPECT_AFTER, DOWN_AFTER));
     observed.lead(1).tick(&map);
