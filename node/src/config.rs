@@ -71,7 +71,7 @@ pub struct PlacementConfig {
     #[serde(with = "humantime_serde")]
     #[garde(skip)]
     pub settle: Duration,
-    /// Replicas on their way at once, over the whole cluster.
+    /// Replicas on their way at once, over the whole cluster; of each node two at most.
     #[garde(range(min = 1, max = 64))]
     pub moves_max: usize,
 }

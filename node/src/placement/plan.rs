@@ -130,7 +130,10 @@ fn recorded(operation: &wire::Operation) -> (u64, u64) {
 /// The next steps, and what all of them amount to: `None` when nothing was planned.
 pub fn next(catalog: &wire::Catalog, observed: &Observed, allowed: Allowed) -> (Vec<Step>, Option<Outlook>) {
     let Some(map) = &catalog.map else { return (Vec::new(), None) };
-    let mut moves = moves(catalog, map, observed, allowed.moves_max);
+    let look = allowed.judge && allowed.plan;
+    let missing = if look { all_missing(catalog, observed) } else { Vec::new() };
+    let anew = look && is_shorter_anew(catalog, observed, &missing);
+    let mut moves = moves(catalog, map, observed, anew, allowed.moves_max);
     if !allowed.judge {
         moves.retain(|step| !matches!(step, Step::Move { act: Act::TakeBack, .. }));
     }
@@ -139,9 +142,8 @@ pub fn next(catalog: &wire::Catalog, observed: &Observed, allowed: Allowed) -> (
     };
     // What is about to be taken back is planned anew when it is.
     let taking_back = acts(|act| matches!(act, Act::TakeBack));
-    let look = allowed.judge && allowed.plan && !taking_back;
-    let (mut steps, outlook) = if look {
-        let (steps, outlook) = start(catalog, map, observed, allowed);
+    let (mut steps, outlook) = if look && !taking_back {
+        let (steps, outlook) = start(catalog, map, observed, missing, allowed);
         (steps, Some(outlook))
     } else {
         (Vec::new(), None)
@@ -175,10 +177,10 @@ fn start(
     catalog: &wire::Catalog,
     map: &wire::ClusterMap,
     observed: &Observed,
+    missing: Vec<wire::Move>,
     allowed: Allowed,
 ) -> (Vec<Step>, Outlook) {
     let mut wanted: BTreeMap<Belongs, Vec<wire::Move>> = BTreeMap::new();
-    let missing = all_missing(catalog, observed);
     let outlook = Outlook::new(catalog, map, observed, &missing);
     let mut seen: BTreeSet<u32> = moving_groups(catalog).into_iter().map(GroupId::get).collect();
     for step in missing {
@@ -396,11 +398,37 @@ fn meta_move(members: &[NodeId], cluster: &Cluster) -> Option<wire::Move> {
     })
 }
 
+/// Whether a replica of a shard goes from one node to another; one too few or too many is another matter.
+fn relocates(step: &wire::Move) -> bool {
+    step.from != 0 && step.to != 0 && step.group != GroupId::META.get()
+}
+
+/// Whether fewer moves are left to make if those that have not begun are planned anew: better places may have come up since.
+/// What is paused is left as it is.
+fn is_shorter_anew(catalog: &wire::Catalog, observed: &Observed, missing: &[wire::Move]) -> bool {
+    let waits = |step: &wire::Move| step.step() == MoveStep::Pending && relocates(step);
+    let waiting = unfinished(catalog).values().filter(|step| waits(step)).count();
+    let mut open = catalog.operations.iter().filter(|operation| is_open(operation));
+    if waiting == 0 || !open.all(|operation| operation.state() == OperationState::Running) {
+        return false;
+    }
+    let mut anew = catalog.clone();
+    for step in
+        anew.operations.iter_mut().flat_map(|operation| &mut operation.moves).filter(|step| waits(step))
+    {
+        step.step = MoveStep::Dropped.into();
+    }
+    let of_shards =
+        |moves: &[wire::Move]| moves.iter().filter(|step| step.group != GroupId::META.get()).count();
+    of_shards(&all_missing(&anew, observed)) < waiting + of_shards(missing)
+}
+
 /// The next step of every move that is not finished.
 fn moves(
     catalog: &wire::Catalog,
     map: &wire::ClusterMap,
     observed: &Observed,
+    anew: bool,
     moves_max: usize,
 ) -> Vec<Step> {
     let mut busy: BTreeMap<u64, usize> = BTreeMap::new();
@@ -422,7 +450,11 @@ fn moves(
             };
             let Some(info) = info else { continue };
             let act = match step.step() {
-                MoveStep::Pending if pointless(operation, step, map, observed) => Act::TakeBack,
+                MoveStep::Pending
+                    if pointless(operation, step, map, observed) || (anew && relocates(step)) =>
+                {
+                    Act::TakeBack
+                }
                 // The group has another need, which is not to wait until somebody resumes this. It is planned anew then.
                 MoveStep::Pending
                     if operation.state() == OperationState::Paused && needs_repair(info, observed) =>

@@ -22,7 +22,7 @@ pub fn document(catalog: &wire::Catalog, observed: &Observed) -> ClusterStatus {
         for replica in &info.replicas {
             *replicas.entry(replica.node).or_default() += 1;
         }
-        if let Some(leader) = observed.last_leader(ShardId(info.id)) {
+        if let Some(leader) = leader(info, observed) {
             *leaders.entry(leader.get()).or_default() += 1;
         }
     }
@@ -52,6 +52,12 @@ fn operations(catalog: &wire::Catalog, observed: &Observed) -> Vec<OperationStat
         is_open(operation) || ended <= ENDED_SHOWN
     });
     shown.map(|operation| operate::status(catalog, operation, observed, false)).collect()
+}
+
+/// The node that leads the shard or did a moment ago, if it still is to have a replica.
+fn leader(info: &wire::ShardInfo, observed: &Observed) -> Option<NodeId> {
+    let holds = |node: &NodeId| info.replicas.iter().any(|replica| replica.node == node.get());
+    observed.last_leader(ShardId(info.id)).filter(holds)
 }
 
 fn node_status(info: &wire::NodeInfo, observed: &Observed, replicas: u32, leaders: u32) -> NodeStatus {
@@ -89,7 +95,7 @@ fn shard_status(map: &wire::ClusterMap, info: &wire::ShardInfo, observed: &Obser
     let voters = [with_role(wire::ReplicaRole::Voter), leaving.clone()].concat();
     let learners = with_role(wire::ReplicaRole::Learner);
     let shard = ShardId(info.id);
-    let leader = observed.last_leader(shard);
+    let leader = leader(info, observed);
     let live = voters.iter().filter(|&&node| observed.health(NodeId(node)) == Health::Up).count();
     let members = map.nodes.iter().filter(|node| node.state() == wire::NodeState::Member).count();
     let target = (map.replication_factor as usize).min(members);

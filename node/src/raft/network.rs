@@ -49,6 +49,17 @@ pub struct Network {
     backlog: Option<u64>,
 }
 
+/// How entries leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Paced {
+    /// All at once, and nobody counts them.
+    Whole,
+    /// All of them, and others wait for that.
+    All,
+    /// The first of them alone.
+    Piece,
+}
+
 impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
     type Network = Network;
 
@@ -97,22 +108,40 @@ impl Network {
         answer.body.ok_or_else(|| unexpected(None))
     }
 
-    /// Waits until the entries may leave if they are part of what a new replica lacked when it came. What was written since
-    /// goes at once: it would never have caught up with writers that are faster than that pace.
-    async fn keep_pace(&mut self, rpc: &AppendEntriesRequest<TypeConfig>, bytes: usize) {
-        let Some(first) = rpc.entries.first() else { return };
-        // The catalog is small, and every move waits for its group's.
-        if self.to_voter || self.group == GroupId::META {
-            return;
+    /// Whether the other one is a new replica, which does not vote yet. The catalog's are never kept waiting: the catalog is
+    /// small, and every move waits for its group's.
+    fn is_newcomer(&mut self) -> bool {
+        self.to_voter = self.to_voter || self.group == GroupId::META || self.state.is_voter(self.to);
+        !self.to_voter
+    }
+
+    /// Waits until entries may leave if they are part of what a new replica lacked when it came, and cuts them to a piece. What was
+    /// written since goes at once: it would never have caught up with writers that are faster than that pace.
+    async fn keep_pace(&mut self, entries: &mut Vec<wire::LogEntry>, committed: u64) -> Paced {
+        let Some(first) = entries.first() else { return Paced::Whole };
+        if first.index > *self.backlog.get_or_insert(committed) {
+            return Paced::Whole;
         }
-        self.to_voter = self.state.is_voter(self.to);
-        if self.to_voter {
-            return;
-        }
+        let pace = self.snapshots.pace();
+        pace.wait(0).await;
+        let (piece, mut bytes) = (pace.piece(), 0);
+        // One at least, however large.
+        let fits = entries.iter().take_while(|entry| {
+            let fits = bytes == 0 || bytes + entry.payload.len() <= piece;
+            bytes += entry.payload.len().max(1);
+            fits
+        });
+        let fits = fits.count();
+        let cut = fits < entries.len();
+        entries.truncate(fits);
+        if cut { Paced::Piece } else { Paced::All }
+    }
+
+    /// Entries have come to a new replica, whatever it made of them.
+    fn arrived(&self, bytes: usize, paced: Paced) {
         metrics::counter!(MOVED_BYTES, "way" => "log").increment(u64::try_from(bytes).unwrap_or(u64::MAX));
-        let committed = rpc.leader_commit.as_ref().map_or(0, |commit| parts(commit).1);
-        if parts(&first.log_id).1 <= *self.backlog.get_or_insert(committed) {
-            self.snapshots.pace().wait(bytes).await;
+        if paced != Paced::Whole {
+            self.snapshots.pace().spend(bytes);
         }
     }
 
@@ -170,7 +199,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
             let silent = AnyError::error("no quorum answers this leader, which keeps silent");
             return Err(RPCError::Unreachable(Unreachable::new(&silent)));
         }
-        let entries: Vec<_> = rpc
+        let mut entries: Vec<_> = rpc
             .entries
             .iter()
             .map(|entry| {
@@ -178,7 +207,11 @@ impl RaftNetworkV2<TypeConfig> for Network {
                 wire::LogEntry { term, index, payload: encode_payload(&entry.payload) }
             })
             .collect();
-        self.keep_pace(&rpc, entries.iter().map(|entry| entry.payload.len()).sum()).await;
+        let newcomer = !entries.is_empty() && self.is_newcomer();
+        let committed = rpc.leader_commit.as_ref().map_or(0, |commit| parts(commit).1);
+        let paced = if newcomer { self.keep_pace(&mut entries, committed).await } else { Paced::Whole };
+        let sent = rpc.entries.get(..entries.len()).and_then(<[_]>::last).map(|entry| entry.log_id);
+        let bytes = entries.iter().map(|entry| entry.payload.len()).sum();
         let request = wire::AppendRequest {
             vote: Some(vote_to_wire(&rpc.vote)),
             previous: rpc.prev_log_id.as_ref().map(log_id_to_wire),
@@ -188,7 +221,12 @@ impl RaftNetworkV2<TypeConfig> for Network {
         match self.call(Body::Append(request), &option).await? {
             Body::AppendReply(reply) => {
                 use wire::append_reply::Kind;
+                if newcomer {
+                    self.arrived(bytes, paced);
+                }
                 match reply.kind() {
+                    // The rest is sent when it is asked for.
+                    Kind::Success if paced == Paced::Piece => Ok(AppendEntriesResponse::PartialSuccess(sent)),
                     Kind::Success => Ok(AppendEntriesResponse::Success),
                     Kind::Partial => Ok(AppendEntriesResponse::PartialSuccess(
                         reply.matching.as_ref().map(log_id_from_wire),

@@ -28,6 +28,9 @@ const REST: Duration = Duration::from_secs(2);
 const SHARE_MIN: f64 = 1.0 / 16.0;
 /// What is won back with every window in which nobody was kept waiting.
 const SHARE_STEP: f64 = 1.0 / 16.0;
+/// What leaves in one piece of a log, in time and at least in bytes.
+const PIECE: Duration = Duration::from_millis(125);
+const PIECE_BYTES_MIN: usize = 8 << 10;
 /// Even where there is nothing to wait for, a chunk waits for one tick of the timer, to see whether that is late.
 const TICK: Duration = Duration::from_millis(1);
 
@@ -146,6 +149,25 @@ impl Pace {
         }
     }
 
+    /// Takes what has left from what may: for who has waited for no bytes, as it knew only afterwards whether they arrive.
+    pub(super) fn spend(&self, bytes: usize) {
+        let mut state = self.state.lock();
+        let rate = self.bytes_per_second as f64 * state.share;
+        state.free = state.free.max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate);
+    }
+
+    /// Bytes that may leave in one piece: some hundred milliseconds' worth, so that nobody waits long behind it.
+    pub(super) fn piece(&self) -> usize {
+        let rate = self.bytes_per_second as f64 * self.share();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a rate of bytes is neither"
+        )]
+        let piece = (rate * PIECE.as_secs_f64()) as usize;
+        piece.max(PIECE_BYTES_MIN)
+    }
+
     /// Part of the rate that is used now, from a sixteenth to 1.
     pub(super) fn share(&self) -> f64 {
         self.state.lock().share
@@ -173,6 +195,26 @@ mod tests {
         tokio::join!(transfer(), transfer());
         // The last chunk leaves when the nineteen before it have; a busy machine only makes that later.
         assert!(started.elapsed() >= Duration::from_millis(190), "{:?}", started.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_spent_afterwards_is_waited_for_next() {
+        let pace = Pace::new(1_000_000, false);
+        assert_eq!(pace.piece(), 125_000);
+        assert_eq!(Pace::new(1_000, false).piece(), PIECE_BYTES_MIN);
+        let started = Instant::now();
+        for _ in 0..5 {
+            pace.wait(0).await;
+            // What did not arrive costs nothing.
+            pace.spend(0);
+        }
+        assert!(started.elapsed() < Duration::from_millis(50), "{:?}", started.elapsed());
+        for _ in 0..5 {
+            pace.wait(0).await;
+            pace.spend(100_000);
+        }
+        let (took, least) = (started.elapsed(), Duration::from_millis(400));
+        assert!(took >= least && took < least + Duration::from_millis(50), "{took:?}");
     }
 
     /// Chunks, while something else takes the only thread for much longer than a timer may be late.

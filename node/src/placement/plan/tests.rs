@@ -406,6 +406,32 @@ fn a_drained_node_is_empty_in_the_end_and_removed_if_asked() {
 }
 
 #[test]
+fn moves_that_have_not_begun_go_where_there_is_a_better_place_since() {
+    let mut catalog = cluster(4, 16);
+    run(&mut catalog, &[1, 2, 3, 4]);
+    let id = drain(&mut catalog, 4, false);
+    run_allowed(&mut catalog, &[1, 2, 3, 4], Allowed { moves_max: 0, ..ALL });
+    let moves = |catalog: &wire::Catalog, step: MoveStep| -> Vec<wire::Move> {
+        let all = catalog.operations.iter().flat_map(|operation| &operation.moves);
+        let shards = all.filter(|found| found.step() == step && found.group != GroupId::META.get());
+        shards.cloned().collect()
+    };
+    let waiting = moves(&catalog, MoveStep::Pending);
+    assert_eq!(waiting.len(), 12, "{waiting:?}");
+    let made_before = moves(&catalog, MoveStep::Moved).len();
+    commit(
+        &mut catalog,
+        Change::Join(wire::JoinRequest { incarnation: "i5".to_owned(), ..Default::default() }),
+    );
+    run(&mut catalog, &[1, 2, 3, 4, 5]);
+    assert_eq!(state_of(&catalog, id), OperationState::Done);
+    let made = moves(&catalog, MoveStep::Moved).split_off(made_before);
+    // The node that is drained has twelve, and the one that joined takes them.
+    assert_eq!(made.len(), 12, "{made:?}");
+    assert!(made.iter().all(|step| (step.from, step.to) == (4, 5)), "{made:?}");
+}
+
+#[test]
 fn a_drain_that_cannot_end_is_refused() {
     let mut catalog = cluster(3, 4);
     run(&mut catalog, &[1, 2, 3]);

@@ -407,8 +407,8 @@ async fn catch_up_by_log() {
     writing.cancel();
     let (written, last) = meanwhile.await.unwrap();
     let backlog = Duration::from_secs(BACKLOG * BODY_BYTES as u64 / BACKLOG_BYTES_PER_SECOND);
-    // The last batch leaves when those before it have.
-    assert!(took >= backlog / 2, "{took:?}, at most so fast: {backlog:?}");
+    // The last piece leaves when those before it have.
+    assert!(took >= backlog - Duration::from_millis(250), "{took:?}, at most so fast: {backlog:?}");
     expected.extend(written);
     assert!(caller.documents_on(NodeId(2), last).await == expected, "node 2 holds other documents");
     assert_eq!(generations(dirs[1].path()), ["0", "0"], "catalog and shard by log");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use super::*;
 
@@ -264,6 +265,12 @@ fn damage_found_while_running_stops_the_replica_and_frees_its_space() {
     let at = bytes.windows(5).position(|window| window == b"to be").unwrap();
     let file = fs::File::options().write(true).open(&path).unwrap();
     file.write_all_at(b"X", at as u64).unwrap();
+    // Until the writer has let go of what it has just written, that is read.
+    let give_up = Instant::now() + Duration::from_secs(30);
+    while hit.read(1..2, 100).is_ok() {
+        assert!(Instant::now() < give_up, "what is on the disk is not read");
+        std::thread::yield_now();
+    }
     assert!(matches!(hit.read(1..2, 100), Err(WalError::Damaged(_))));
     for index in 1..=200 {
         append(&busy, index, 1, vec![0; 200]);
