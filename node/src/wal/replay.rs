@@ -178,7 +178,8 @@ impl Replica {
     }
 
     fn find_damage(&self, dir: &Path) -> Option<Damage> {
-        if let Some(damage) = self.damage.as_ref().or(self.state_fault.as_ref()) {
+        // Without a state that is damaged what comes after it may not fit either: it is told of the former.
+        if let Some(damage) = self.state_fault.as_ref().or(self.damage.as_ref()) {
             return Some(damage.clone());
         }
         if let Some((index, bad)) = self.records.iter().find(|(_, found)| !found.good) {
