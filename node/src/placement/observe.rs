@@ -3,7 +3,7 @@
 //! How long nodes have been silent is not lost: the leader tells it with every answer to a report, and whoever leads next
 //! goes on from what it was told, or from what others were, who say it in their reports: it may just have been started.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use borough_proto::{NodeId, ShardId, wire};
@@ -32,6 +32,10 @@ impl Health {
     }
 }
 
+fn silence(node: NodeId, time: Duration) -> wire::Silence {
+    wire::Silence { node: node.get(), ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX) }
+}
+
 /// The reports of one term of leadership.
 #[derive(Debug, Clone)]
 pub struct Observed {
@@ -49,6 +53,8 @@ pub struct Observed {
     seen: BTreeMap<NodeId, Instant>,
     /// What was seen last was told by another leader.
     following: bool,
+    /// Who was silent at the last tick.
+    silences: Vec<wire::Silence>,
     /// Since when this node listens.
     since: Instant,
     now: Instant,
@@ -71,6 +77,7 @@ impl Observed {
             denied: BTreeMap::new(),
             seen: BTreeMap::new(),
             following: false,
+            silences: Vec::new(),
             since: now,
             now,
             suspect_after,
@@ -105,32 +112,21 @@ impl Observed {
         self.following = true;
     }
 
-    /// The nodes that are not up.
-    pub fn silences(&self, map: &wire::ClusterMap) -> Vec<wire::Silence> {
-        let nodes = map.nodes.iter().filter(|info| info.state() != wire::NodeState::Removed);
-        nodes
-            .filter(|info| self.health(NodeId(info.id)) != Health::Up)
-            .map(|info| wire::Silence {
-                node: info.id,
-                ms: u64::try_from(self.silence(NodeId(info.id)).as_millis()).unwrap_or(u64::MAX),
-            })
-            .collect()
+    /// The nodes that were not up at the last tick.
+    pub fn silences(&self) -> &[wire::Silence] {
+        &self.silences
     }
 
     /// The nodes that are silent as far as this node, which does not lead, was told: what it says in its reports.
     pub fn told(&self) -> Vec<wire::Silence> {
+        if !self.following {
+            return Vec::new();
+        }
         let now = Instant::now();
-        let since = self
-            .seen
-            .iter()
-            .filter(|_| self.following)
-            .map(|(node, heard)| (node, now.saturating_duration_since(*heard)));
+        let since = self.seen.iter().map(|(node, heard)| (*node, now.saturating_duration_since(*heard)));
         since
-            .filter(|(_, silence)| *silence >= self.suspect_after)
-            .map(|(node, silence)| wire::Silence {
-                node: node.get(),
-                ms: u64::try_from(silence.as_millis()).unwrap_or(u64::MAX),
-            })
+            .filter(|(_, time)| *time >= self.suspect_after)
+            .map(|(node, time)| silence(node, time))
             .collect()
     }
 
@@ -141,6 +137,7 @@ impl Observed {
         self.denied.clear();
         self.waits.clear();
         self.outlook = None;
+        self.silences.clear();
     }
 
     /// A term of leadership begins: whoever was silent already still is, and so is whoever has been since the last sign of
@@ -180,12 +177,16 @@ impl Observed {
     /// Judges silence from now on by the present time, of the nodes of `map`.
     pub fn tick(&mut self, map: &wire::ClusterMap) {
         self.pass();
-        let present = |id: &NodeId| map.nodes.iter().any(|info| info.id == id.get());
-        self.seen.retain(|id, _| present(id));
-        self.reports.retain(|id, _| present(id));
-        for info in &map.nodes {
-            self.seen.entry(NodeId(info.id)).or_insert(self.now);
+        let present: BTreeSet<NodeId> = map.nodes.iter().map(|info| NodeId(info.id)).collect();
+        self.seen.retain(|id, _| present.contains(id));
+        self.reports.retain(|id, _| present.contains(id));
+        for &node in &present {
+            self.seen.entry(node).or_insert(self.now);
         }
+        // Every answer to a report has them: not looked for at each of those.
+        let members = map.nodes.iter().filter(|info| info.state() != wire::NodeState::Removed);
+        let silent = members.map(|info| NodeId(info.id)).filter(|node| self.health(*node) != Health::Up);
+        self.silences = silent.map(|node| silence(node, self.silence(node))).collect();
     }
 
     /// Takes a node's report.
@@ -211,10 +212,6 @@ impl Observed {
                 if let Some(nodes) = self.by_shard.get_mut(&replica.shard) {
                     nodes.remove(&node);
                 }
-                let gone = !report.replicas.iter().any(|new| !new.meta && new.shard == replica.shard);
-                if gone && let Some(nodes) = self.denied.get_mut(&replica.shard) {
-                    nodes.remove(&node);
-                }
             }
         }
         for (place, replica) in report.replicas.iter().enumerate().filter(|(_, replica)| !replica.meta) {
@@ -225,6 +222,12 @@ impl Observed {
                 denied.remove(&node);
             } else {
                 denied.entry(node).or_insert(heard);
+            }
+        }
+        for replica in self.reports.get(&node).iter().flat_map(|(_, old)| &old.replicas) {
+            let held = self.by_shard.get(&replica.shard).is_some_and(|nodes| nodes.contains_key(&node));
+            if !held && let Some(nodes) = self.denied.get_mut(&replica.shard) {
+                nodes.remove(&node);
             }
         }
         self.reports.insert(node, (heard, report));

@@ -355,7 +355,7 @@ pub fn take_report(node: &Node, report: wire::NodeReport) -> wire::ReportReply {
     if let Some(view) = meta.as_ref().map(|meta| meta.view()).filter(|view| view.is_leader) {
         let mut observed = node.observed.lock();
         observed.lead(view.term).report(report);
-        let silences = observed.silences(node.map.get().wire());
+        let silences = observed.silences().to_vec();
         let leader_node = node.node_id().get();
         return wire::ReportReply { map_epoch, leader_node, accepted: true, term: view.term, silences };
     }

@@ -5,8 +5,8 @@
 //! page cache does not, and the next start writes every file's bytes once more and syncs them before it opens the engine. The
 //! bytes are the same, so a crash in that leaves what was there.
 //!
-//! What Linux does: "How is the new way to report writeback errors different", LWN 752063, and Rebello et al., "Can
-//! Applications Recover from fsync Failures?", USENIX ATC 2020.
+//! What Linux does, and what stores make of it: Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC
+//! 2020.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
