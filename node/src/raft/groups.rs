@@ -68,7 +68,7 @@ pub struct Groups {
     settings: Arc<RaftSettings>,
     purge_after_bytes: u64,
     running: ArcSwap<Running>,
-    /// Log bytes that each replica's last compaction found, or fewer since.
+    /// Log bytes that each replica had ever appended at its last compaction.
     compacted: Mutex<HashMap<ReplicaId, u64>>,
     /// Held while the set of running replicas changes.
     changing: Mutex<()>,
@@ -267,16 +267,17 @@ impl Groups {
             if group.state.purgeable() != u64::MAX {
                 continue;
             }
-            let live_bytes = group.state.log().live_bytes();
-            // A replica that is away keeps the log from going: then only growth is worth another flush.
+            let log = group.state.log();
+            // A replica that is away keeps the log from going: then only growth is worth another flush. Growth is counted in what
+            // was appended, since what is left tells nothing of it while a purge is still under way.
             let due = {
+                let appended = log.appended_bytes();
                 let mut compacted = self.compacted.lock();
-                let left = compacted.entry(group.replica).or_default();
-                *left = live_bytes.min(*left);
-                let due =
-                    live_bytes > self.purge_after_bytes && live_bytes - *left > self.purge_after_bytes / 2;
+                let before = compacted.entry(group.replica).or_default();
+                let grown = appended.saturating_sub(*before);
+                let due = log.live_bytes() > self.purge_after_bytes && grown > self.purge_after_bytes / 2;
                 if due {
-                    *left = live_bytes;
+                    *before = appended;
                 }
                 due
             };

@@ -86,6 +86,8 @@ pub(super) struct View {
     stamp: u64,
     durable_stamp: u64,
     unflushed_bytes: u64,
+    /// Frame bytes ever appended, those found at the start among them; never less.
+    appended_bytes: u64,
     pub placed: Placed,
 }
 
@@ -98,6 +100,7 @@ impl View {
             view.push_term(index, term);
         }
         view.gone = placed.damage.clone().map(Gone::Damaged);
+        view.appended_bytes = placed.bytes;
         view.placed = placed;
         view
     }
@@ -131,6 +134,11 @@ impl View {
     /// Frame bytes not yet purged.
     pub fn live_bytes(&self) -> u64 {
         self.placed.bytes + self.unflushed_bytes
+    }
+
+    /// Frame bytes appended since the log was opened, and those that it held then; only grows.
+    pub fn appended_bytes(&self) -> u64 {
+        self.appended_bytes
     }
 
     /// Whether anything about this replica is, or is about to be, on disk.
@@ -169,6 +177,7 @@ impl View {
 
     pub fn add_unflushed(&mut self, bytes: u64) {
         self.unflushed_bytes += bytes;
+        self.appended_bytes += bytes;
     }
 
     /// Removes records from `first_removed` on; tells whether there were any.

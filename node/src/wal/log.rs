@@ -454,6 +454,12 @@ impl GroupLog {
         self.group.view.lock().live_bytes()
     }
 
+    /// Frame bytes appended since the log was opened, and those that it held then: only grows, so that two readings tell what
+    /// came between them, whatever was purged.
+    pub fn appended_bytes(&self) -> u64 {
+        self.group.view.lock().appended_bytes()
+    }
+
     /// The records of `range` that exist, in order: at least one if there is any, then as many as fit into
     /// `bytes_max` bytes of frames. May read from disk: call it where that is allowed.
     ///

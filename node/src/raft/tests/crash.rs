@@ -288,54 +288,80 @@ fn flush_that_an_installation_overtakes_is_no_failure() {
     });
 }
 
-/// The entries kept behind a flush are larger than the bound here; without the log growing nothing is flushed again.
-#[test]
-fn log_that_does_not_grow_is_not_compacted_again() {
+/// A group of one replica that leads, in an engine that counts its flushes; its log may hold 64 KiB.
+async fn with_counted_flushes(test: impl AsyncFnOnce(&Groups, &Group, &AtomicUsize)) {
     let flushes = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&flushes);
     let engine = hooked(move |_| {
         counted.fetch_add(1, Ordering::Relaxed);
         Ok(())
     });
-    runtime().block_on(async {
-        let dir = tempfile::tempdir().unwrap();
-        let wal = open_wal(dir.path());
-        let mut config = crate::config::Config::default();
-        config.log.purge_after_bytes = 64 << 10;
-        let peers = Peers::new(
-            Arc::new(MapCell::default()),
-            ChannelSettings::default(),
-            TaskTracker::new(),
-            CancellationToken::new(),
-        );
-        let groups = Groups::new(&config, wal.clone(), engine, peers).unwrap();
-        let machine = ShardMachine::new(ReplicaId(1), Arc::new(Cache::new(1 << 20)));
-        let group = groups.open(GROUP, ReplicaId(1), machine).await.unwrap();
-        group.initialize(borough_proto::NodeId(1)).await.unwrap();
-        let body = format!(r#"{{"x":"{}"}}"#, "x".repeat(16 << 10));
+    let dir = tempfile::tempdir().unwrap();
+    let wal = open_wal(dir.path());
+    let mut config = crate::config::Config::default();
+    config.log.purge_after_bytes = 64 << 10;
+    let peers = Peers::new(
+        Arc::new(MapCell::default()),
+        ChannelSettings::default(),
+        TaskTracker::new(),
+        CancellationToken::new(),
+    );
+    let groups = Groups::new(&config, wal.clone(), engine, peers).unwrap();
+    let machine = ShardMachine::new(ReplicaId(1), Arc::new(Cache::new(1 << 20)));
+    let group = groups.open(GROUP, ReplicaId(1), machine).await.unwrap();
+    group.initialize(borough_proto::NodeId(1)).await.unwrap();
+    test(&groups, &group, &flushes).await;
+    groups.shutdown().await;
+    wal.close();
+}
+
+/// Writes 80 KiB.
+async fn grow(group: &Group) {
+    let body = format!(r#"{{"x":"{}"}}"#, "x".repeat(16 << 10));
+    for n in 0..5_u64 {
+        let command = command(n, vec![unit(vec![put(&format!("u{n}"), &body)])]);
+        while let Err(error) = group.propose(proposal(&command)).await {
+            // Initialised, and about to be elected.
+            assert!(matches!(error, ProposeError::NotLeader { .. }), "{error}");
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+async fn until_flushed(flushes: &AtomicUsize, times: usize) {
+    let flushed = async {
+        while flushes.load(Ordering::Relaxed) < times {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, flushed).await.expect("a log that grew is compacted");
+}
+
+/// The entries kept behind a flush are larger than the bound here; without the log growing nothing is flushed again.
+#[test]
+fn log_that_does_not_grow_is_not_compacted_again() {
+    runtime().block_on(with_counted_flushes(async |groups, group, flushes| {
         for round in 1..=3 {
-            for n in 0..5_u64 {
-                let command = command(n, vec![unit(vec![put(&format!("u{n}"), &body)])]);
-                while let Err(error) = group.propose(proposal(&command)).await {
-                    // Initialised, and about to be elected.
-                    assert!(matches!(error, ProposeError::NotLeader { .. }), "{error}");
-                    tokio::task::yield_now().await;
-                }
-            }
+            grow(group).await;
             groups.compact_where_due().await;
-            let flushed = async {
-                while flushes.load(Ordering::Relaxed) < round {
-                    tokio::task::yield_now().await;
-                }
-            };
-            tokio::time::timeout(PATIENCE, flushed).await.expect("a log that grew is compacted");
+            until_flushed(flushes, round).await;
             for _ in 0..3 {
                 groups.compact_where_due().await;
                 group.propose(proposal(&wire::Command::default())).await.unwrap();
             }
             assert_eq!(flushes.load(Ordering::Relaxed), round);
         }
-        groups.shutdown().await;
-        wal.close();
-    });
+    }));
+}
+
+/// Nobody looks between a purge and what is written next, which may come before that purge has taken effect, too.
+#[test]
+fn log_that_grows_again_before_anybody_looks_is_compacted_again() {
+    runtime().block_on(with_counted_flushes(async |groups, group, flushes| {
+        for round in 1..=3 {
+            grow(group).await;
+            groups.compact_where_due().await;
+            until_flushed(flushes, round).await;
+        }
+    }));
 }
