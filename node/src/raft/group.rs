@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use wire::raft_frame::Body;
 
+use super::confirm::{Confirmer, Electorate, Leadership, Round};
 use super::contact::Contact;
 use super::hearing::Hearing;
 use super::peers::Peers;
@@ -44,6 +45,9 @@ pub struct Group {
     pub state: Arc<ReplicaState>,
     raft: GroupRaft,
     peers: Arc<Peers>,
+    confirmer: Arc<Confirmer>,
+    /// The question whether this replica leads that was asked last; reads join it until it leaves.
+    round: Mutex<Option<Arc<Round>>>,
     /// The latest proof that this replica was current: when it was asked for, and the index it gave.
     proven: Mutex<Option<(Instant, u64)>>,
     contact: Contact,
@@ -87,13 +91,20 @@ pub struct GroupView {
 }
 
 impl Group {
-    pub fn new(raft: GroupRaft, state: Arc<ReplicaState>, peers: Arc<Peers>) -> Self {
+    pub fn new(
+        raft: GroupRaft,
+        state: Arc<ReplicaState>,
+        peers: Arc<Peers>,
+        confirmer: Arc<Confirmer>,
+    ) -> Self {
         Self {
             group: state.group,
             replica: state.id,
             state,
             raft,
             peers,
+            confirmer,
+            round: Mutex::new(None),
             proven: Mutex::new(None),
             contact: Contact::new(Instant::now()),
             hearing: Mutex::default(),
@@ -139,21 +150,90 @@ impl Group {
         }
     }
 
-    /// An index that includes every write acknowledged before the call, confirmed by a quorum round that
-    /// all reads waiting share, and applied here. Only on the leader.
+    /// An index that includes every write acknowledged before the call, confirmed by a quorum that all reads waiting share
+    /// the asking of, and applied here. Only on the leader.
     ///
     /// # Errors
     /// [`ReadError`].
     pub async fn read_index(&self) -> Result<u64, ReadError> {
-        let index = self.confirmed_index().await?;
+        if let Some(applied) = self.leads_still().await {
+            return Ok(applied);
+        }
+        let index = self.confirmed_by_heartbeat().await?;
         self.wait_applied(index).await?;
         Ok(index)
     }
 
     async fn confirmed_index(&self) -> Result<u64, ReadError> {
-        if defect::has(Defect::ReadWithoutQuorum) && self.is_leader() {
-            return Ok(*self.state.applied_index().borrow());
+        match self.leads_still().await {
+            Some(applied) => Ok(applied),
+            None => self.confirmed_by_heartbeat().await,
         }
+    }
+
+    /// An index applied here that includes every write acknowledged before the call, if a quorum of voters says that it has
+    /// elected nobody else.
+    async fn leads_still(&self) -> Option<u64> {
+        if defect::has(Defect::ReadWithoutQuorum) && self.is_leader() {
+            return Some(*self.state.applied_index().borrow());
+        }
+        // It would wait for nothing.
+        if *self.state.deaf.borrow() {
+            return None;
+        }
+        let outcome = {
+            let mut current = self.round.lock();
+            match current.as_ref().and_then(|round| round.join()) {
+                Some(outcome) => outcome,
+                None => {
+                    let round = Arc::new(self.new_round()?);
+                    let outcome = round.join()?;
+                    self.confirmer.start(&round);
+                    *current = Some(round);
+                    outcome
+                }
+            }
+        };
+        // Whatever was acknowledged before the call was applied here before it: nobody else led.
+        outcome.await.unwrap_or(false).then(|| *self.state.applied_index().borrow())
+    }
+
+    /// The question whether this replica leads, if it may: until an entry of its own term is applied, a leader may lack what
+    /// leaders before it have acknowledged.
+    fn new_round(&self) -> Option<Round> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let leads =
+            metrics.state == ServerState::Leader && metrics.current_leader == Some(self.replica.get());
+        let of_term = metrics.last_applied.as_ref().is_some_and(|id| parts(id).0 == metrics.current_term);
+        if !leads || !of_term {
+            return None;
+        }
+        let leadership = Leadership { group: self.group, replica: self.replica, term: metrics.current_term };
+        let membership = metrics.membership_config.membership();
+        let configs = membership.get_joint_config().iter();
+        let configs = configs.map(|voters| voters.iter().copied().map(ReplicaId).collect()).collect();
+        let own = membership.get_node(&self.replica.get())?.node;
+        let voters = membership.voter_ids().filter(|&voter| voter != self.replica.get());
+        let placed = voters.map(|voter| Some((membership.get_node(&voter)?.node, ReplicaId(voter))));
+        let mut others = placed.collect::<Option<Vec<_>>>()?;
+        self.confirmer.prefer(own, &mut others);
+        let state = Arc::clone(&self.state);
+        let own = move || holds(&state, leadership);
+        Some(Round::new(leadership, Electorate { configs, others }, own))
+    }
+
+    /// Whether this replica has voted for no other leader, nor in a later term. It is no promise for later.
+    pub fn holds(&self, leadership: &wire::Leadership) -> bool {
+        let claimed = Leadership {
+            group: GroupId(leadership.group),
+            replica: ReplicaId(leadership.leader),
+            term: leadership.term,
+        };
+        self.group == claimed.group && holds(&self.state, claimed)
+    }
+
+    async fn confirmed_by_heartbeat(&self) -> Result<u64, ReadError> {
         let mut deaf = self.state.deaf.subscribe();
         if *deaf.borrow_and_update() {
             return Err(ReadError::NotLeader { leader: None });
@@ -558,10 +638,13 @@ impl Group {
                 let index = self.confirmed_index().await.ok();
                 Body::ReadIndexReply(wire::ReadIndexReply { index, age_ms: 0 })
             }
+            // Of no one group: the node answers it.
+            Body::Confirm(_) => refused("a question to the node, not to a replica"),
             Body::AppendReply(_)
             | Body::VoteReply(_)
             | Body::TransferReply(_)
             | Body::ReadIndexReply(_)
+            | Body::ConfirmReply(_)
             | Body::Refused(_) => refused("an answer where a request was expected"),
         }
     }
@@ -626,6 +709,14 @@ impl Group {
     pub fn applied(&self) -> Option<(u64, u64)> {
         self.raft.metrics().borrow_watched().last_applied.as_ref().map(parts)
     }
+}
+
+/// By the vote that the log holds, which is there before anybody hears of it.
+pub(super) fn holds(state: &ReplicaState, leadership: Leadership) -> bool {
+    state
+        .log()
+        .vote()
+        .is_some_and(|vote| vote.term == leadership.term && vote.voted_for == leadership.replica.get())
 }
 
 fn refused(reason: impl ToString) -> Body {

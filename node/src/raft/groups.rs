@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use borough_proto::{GroupId, ReplicaId};
+use borough_proto::{GroupId, ReplicaId, wire};
 use openraft::{Config as RaftSettings, Raft, SnapshotPolicy};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::commits::Commits;
+use super::confirm::Confirmer;
 use super::group::Group;
 use super::log_storage::LogStorage;
 use super::network::NetworkFactory;
@@ -63,6 +65,8 @@ pub struct Groups {
     wal: Wal,
     engine: Arc<dyn Engine>,
     peers: Arc<Peers>,
+    confirmer: Arc<Confirmer>,
+    commits: Arc<Commits>,
     pub receiver: SnapshotReceiver,
     sender: Arc<SnapshotSender>,
     settings: Arc<RaftSettings>,
@@ -119,6 +123,8 @@ impl Groups {
         Ok(Arc::new(Self {
             wal,
             engine,
+            confirmer: Confirmer::new(Arc::clone(&peers), peers.tasks()),
+            commits: Commits::new(Arc::clone(&peers), peers.tasks()),
             peers,
             receiver: SnapshotReceiver::default(),
             sender: SnapshotSender::new(
@@ -218,6 +224,7 @@ impl Groups {
             peers: Arc::clone(&self.peers),
             state: Arc::clone(&state),
             snapshots: Arc::clone(&self.sender),
+            commits: Arc::clone(&self.commits),
         };
         let raft = Raft::new(
             replica.get(),
@@ -228,12 +235,23 @@ impl Groups {
         )
         .await
         .map_err(|error| OpenError::Raft { replica, detail: error.to_string() })?;
-        let opened = Arc::new(Group::new(raft, state, Arc::clone(&self.peers)));
+        let opened = Arc::new(Group::new(raft, state, Arc::clone(&self.peers), Arc::clone(&self.confirmer)));
         self.change(|running| {
             running.by_replica.insert(replica, Arc::clone(&opened));
             running.by_group.insert(group, Arc::clone(&opened));
         });
         Ok(opened)
+    }
+
+    /// Whether each of these leaders still leads as far as the replica here is concerned that is asked; not for one that does
+    /// not run.
+    pub fn confirm(&self, request: &wire::ConfirmRequest) -> wire::ConfirmReply {
+        let running = self.running.load();
+        let asked = request.leaderships.iter().map(|leadership| {
+            let voter = running.by_replica.get(&ReplicaId(leadership.voter));
+            voter.is_some_and(|group| group.holds(leadership))
+        });
+        wire::ConfirmReply { holds: asked.collect() }
     }
 
     fn change(&self, change: impl FnOnce(&mut Running)) {

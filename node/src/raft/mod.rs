@@ -2,8 +2,10 @@
 //!
 //! `types` are the type parameters and their wire forms, `log_storage` and `state_machine` adapt the shared
 //! log and the engine, `peers` and `network` carry messages, `snapshot` streams a replica, `group` is one
-//! running replica, `content_hash` what it holds, and `groups` all of them.
+//! running replica, `confirm` asks whether it still leads, `commits` tells followers what is committed, `content_hash` tells what it holds, and `groups` all of them.
 
+mod commits;
+mod confirm;
 mod contact;
 mod content_hash;
 pub mod group;

@@ -10,21 +10,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use borough_proto::{GroupId, NodeId, ReplicaId, wire};
+use futures::{Stream, StreamExt};
+use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, VoteRequest,
+    VoteResponse,
 };
 use openraft::raft::{TransferLeaderRequest, TransferLeaderResponse};
 use openraft::{AnyError, RaftNetworkFactory, RaftNetworkV2};
 use tokio::time::Instant;
 use wire::raft_frame::Body;
 
+use super::commits::Commits;
 use super::peers::Peers;
 use super::snapshot::{MOVED_BYTES, SnapshotSender};
 use super::state_machine::{ReplicaState, SnapshotData};
 use super::types::{
-    Member, TypeConfig, encode_payload, log_id_from_wire, log_id_to_wire, parts, vote_from_wire, vote_to_wire,
+    LogId, Member, TypeConfig, encode_payload, log_id_from_wire, log_id_to_wire, parts, vote_from_wire,
+    vote_to_wire,
 };
 
 /// Makes the connections of one replica.
@@ -32,6 +37,7 @@ pub struct NetworkFactory {
     pub peers: Arc<Peers>,
     pub state: Arc<ReplicaState>,
     pub snapshots: Arc<SnapshotSender>,
+    pub commits: Arc<Commits>,
 }
 
 /// From one replica to one other of its group.
@@ -39,6 +45,7 @@ pub struct Network {
     peers: Arc<Peers>,
     state: Arc<ReplicaState>,
     snapshots: Arc<SnapshotSender>,
+    commits: Arc<Commits>,
     group: GroupId,
     from: ReplicaId,
     to: ReplicaId,
@@ -68,6 +75,7 @@ impl RaftNetworkFactory<TypeConfig> for NetworkFactory {
             peers: Arc::clone(&self.peers),
             state: Arc::clone(&self.state),
             snapshots: Arc::clone(&self.snapshots),
+            commits: Arc::clone(&self.commits),
             group: self.state.group,
             from: self.state.id,
             to: ReplicaId(target),
@@ -91,14 +99,18 @@ fn unexpected(body: Option<&Body>) -> RPCError<TypeConfig> {
 }
 
 impl Network {
-    async fn call(&self, body: Body, option: &RPCOption) -> Result<Body, RPCError<TypeConfig>> {
-        let frame = wire::RaftFrame {
+    fn frame(&self, body: Body) -> wire::RaftFrame {
+        wire::RaftFrame {
             call: 0,
             group: self.group.get(),
             from: self.from.get(),
             to: self.to.get(),
             body: Some(body),
-        };
+        }
+    }
+
+    async fn call(&self, body: Body, option: &RPCOption) -> Result<Body, RPCError<TypeConfig>> {
+        let frame = self.frame(body);
         let deadline = Instant::now() + option.soft_ttl();
         let answer = self
             .peers
@@ -106,6 +118,14 @@ impl Network {
             .await
             .map_err(|error| RPCError::Unreachable(unreachable(&error)))?;
         answer.body.ok_or_else(|| unexpected(None))
+    }
+
+    /// What is committed is told when there is occasion; a leader that keeps silent tells nothing.
+    fn tell_committed(&self, rpc: &AppendEntriesRequest<TypeConfig>) {
+        if !*self.state.deaf.borrow() {
+            let frame = self.frame(Body::Append(append_request(rpc, Vec::new())));
+            self.commits.tell(self.node, self.to, frame);
+        }
     }
 
     /// Whether the other one is a new replica, which does not vote yet. The catalog's are never kept waiting: the catalog is
@@ -179,6 +199,57 @@ impl Drop for Held {
     }
 }
 
+fn append_request(
+    rpc: &AppendEntriesRequest<TypeConfig>,
+    entries: Vec<wire::LogEntry>,
+) -> wire::AppendRequest {
+    wire::AppendRequest {
+        vote: Some(vote_to_wire(&rpc.vote)),
+        previous: rpc.prev_log_id.as_ref().map(log_id_to_wire),
+        commit: rpc.leader_commit.as_ref().map(log_id_to_wire),
+        entries,
+    }
+}
+
+/// A stream of requests that are answered one after the other, each with the position that it reaches.
+struct Appending<'s, S> {
+    network: &'s mut Network,
+    requests: S,
+    option: RPCOption,
+    /// What the other one has acknowledged in this stream.
+    acknowledged: Option<LogId>,
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Appending<'_, S> {
+    /// The next answer, and whether more may follow.
+    async fn step(&mut self) -> Option<(Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>, bool)> {
+        loop {
+            let request = self.requests.next().await?;
+            let (previous, entries) = (request.prev_log_id, request.entries.len());
+            // Only behind entries of the same stream: a request that stands alone is asked for its answer.
+            if entries == 0 && previous.is_some() && previous == self.acknowledged {
+                self.network.tell_committed(&request);
+                continue;
+            }
+            let last = request.entries.last().map_or(previous, |entry| Some(entry.log_id));
+            return Some(match self.network.append_entries(request, self.option.clone()).await {
+                Ok(response) => {
+                    let whole = match &response {
+                        AppendEntriesResponse::Success => true,
+                        AppendEntriesResponse::PartialSuccess(matching) => *matching == last,
+                        AppendEntriesResponse::Conflict | AppendEntriesResponse::HigherVote(_) => false,
+                    };
+                    if whole {
+                        self.acknowledged = last;
+                    }
+                    (Ok(response.into_stream_result(previous, last)), whole)
+                }
+                Err(error) => (Err(error), false),
+            });
+        }
+    }
+}
+
 fn vote_request(rpc: &VoteRequest<TypeConfig>) -> wire::VoteRequest {
     wire::VoteRequest {
         vote: Some(vote_to_wire(&rpc.vote)),
@@ -199,6 +270,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
             let silent = AnyError::error("no quorum answers this leader, which keeps silent");
             return Err(RPCError::Unreachable(Unreachable::new(&silent)));
         }
+        if !rpc.entries.is_empty() {
+            self.commits.overtaken(self.node, self.to);
+        }
         let mut entries: Vec<_> = rpc
             .entries
             .iter()
@@ -212,12 +286,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
         let paced = if newcomer { self.keep_pace(&mut entries, committed).await } else { Paced::Whole };
         let sent = rpc.entries.get(..entries.len()).and_then(<[_]>::last).map(|entry| entry.log_id);
         let bytes = entries.iter().map(|entry| entry.payload.len()).sum();
-        let request = wire::AppendRequest {
-            vote: Some(vote_to_wire(&rpc.vote)),
-            previous: rpc.prev_log_id.as_ref().map(log_id_to_wire),
-            commit: rpc.leader_commit.as_ref().map(log_id_to_wire),
-            entries,
-        };
+        let request = append_request(&rpc, entries);
         match self.call(Body::Append(request), &option).await? {
             Body::AppendReply(reply) => {
                 use wire::append_reply::Kind;
@@ -240,6 +309,30 @@ impl RaftNetworkV2<TypeConfig> for Network {
             }
             other => Err(unexpected(Some(&other))),
         }
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        requests: S,
+        option: RPCOption,
+    ) -> BoxFuture<
+        's,
+        Result<
+            BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>,
+            RPCError<TypeConfig>,
+        >,
+    >
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        let appending = Appending { network: self, requests, option, acknowledged: None };
+        let answers = futures::stream::unfold(Some(appending), async |appending| {
+            let mut appending = appending?;
+            let (answer, more) = appending.step().await?;
+            Some((answer, more.then_some(appending)))
+        });
+        let answers: BoxStream<'s, _> = Box::pin(answers);
+        Box::pin(async move { Ok(answers) })
     }
 
     async fn vote(

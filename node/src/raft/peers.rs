@@ -44,11 +44,12 @@ impl Protocol for RaftProtocol {
     }
 
     fn request_bytes(request: &wire::RaftFrame) -> usize {
-        let entries = match &request.body {
-            Some(wire::raft_frame::Body::Append(append)) => append.entries.as_slice(),
-            _ => &[],
-        };
-        64 + entries.iter().map(|entry| entry.payload.len() + 24).sum::<usize>()
+        use wire::raft_frame::Body;
+        64 + match &request.body {
+            Some(Body::Append(append)) => append.entries.iter().map(|entry| entry.payload.len() + 24).sum(),
+            Some(Body::Confirm(confirm)) => confirm.leaderships.len() * 24,
+            _ => 0,
+        }
     }
 
     fn pack(frames: Vec<wire::RaftFrame>) -> wire::RaftFrames {
@@ -110,6 +111,11 @@ impl Peers {
         stop: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self { book, settings, peers: Mutex::default(), channels: Mutex::default(), tasks, stop })
+    }
+
+    /// Those that its connections belong to.
+    pub fn tasks(&self) -> TaskTracker {
+        self.tasks.clone()
     }
 
     fn peer(&self, node: NodeId) -> Arc<Peer> {

@@ -99,6 +99,10 @@ async fn receive(
 
 async fn answer(node: &Node, frame: wire::RaftFrame) -> wire::RaftFrame {
     let (call, group, from, to) = (frame.call, frame.group, frame.from, frame.to);
+    if let Some(Body::Confirm(request)) = &frame.body {
+        let body = Some(Body::ConfirmReply(node.groups.confirm(request)));
+        return wire::RaftFrame { call, body, ..Default::default() };
+    }
     // Replica ids are never reused: a frame for another replica of the group is not ours to answer.
     let body = match node.groups.replica(ReplicaId(to)) {
         Some(replica) if replica.group.get() == group => {

@@ -377,6 +377,11 @@ impl GroupLog {
         self.group.view.lock().state.clone()
     }
 
+    /// The vote as last submitted.
+    pub fn vote(&self) -> Option<VoteRecord> {
+        self.group.view.lock().state.vote
+    }
+
     /// Appends records; [`Self::read`] gives them on return.
     ///
     /// # Panics

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::node::MapCell;
+use crate::raft::commits::Commits;
 use crate::raft::log_storage::LogStorage;
 use crate::raft::network::NetworkFactory;
 use crate::raft::snapshot::SnapshotSender;
@@ -53,6 +54,7 @@ async fn start(
         peers: Arc::clone(&peers),
         state: Arc::clone(&state),
         snapshots: SnapshotSender::new(1 << 20, true),
+        commits: Commits::new(Arc::clone(&peers), peers.tasks()),
     };
     let log = LogStorage::new(wal.group(ReplicaId(1)).unwrap());
     let machine = StateMachine(Arc::clone(&state));

@@ -1,6 +1,7 @@
 //! Raft's parts over the real log and real engines: what the storage contract, a crash, a snapshot and a
 //! quorum ask of them.
 
+mod confirm;
 mod content_hash;
 mod crash;
 mod growth;

@@ -1,0 +1,72 @@
+//! Telling followers how far the log is committed, when there are no new entries that would tell it.
+//!
+//! Raft would send each follower an empty message after every commit, and wait for its answer, which says nothing new. Under
+//! load the next entries are about to leave anyway and carry the same word. So it waits for a moment: entries that leave
+//! meanwhile take its place, and what is left goes to a node in one message for all groups. No answer is waited for, and none
+//! counts as a sign of life: heartbeats bring the word again should it be lost. A follower may so apply an entry a few
+//! milliseconds after its leader; nothing but its own readers waits for that.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use borough_proto::{NodeId, ReplicaId, wire};
+use futures::future::join_all;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use super::peers::Peers;
+
+/// How long the word waits for entries to travel with.
+const WAIT: Duration = Duration::from_millis(5);
+/// How long its delivery may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What followers are still to be told.
+pub struct Commits {
+    peers: Arc<Peers>,
+    /// By node and replica: the last word to each. A node is there while a task waits to tell it.
+    waiting: Mutex<BTreeMap<NodeId, BTreeMap<ReplicaId, wire::RaftFrame>>>,
+    tasks: TaskTracker,
+}
+
+impl Commits {
+    /// Its tasks are of `tasks`.
+    pub fn new(peers: Arc<Peers>, tasks: TaskTracker) -> Arc<Self> {
+        Arc::new(Self { peers, waiting: Mutex::default(), tasks })
+    }
+
+    /// `frame`, an append without entries, is to reach `to` on `node` soon; it replaces an earlier one.
+    pub fn tell(self: &Arc<Self>, node: NodeId, to: ReplicaId, frame: wire::RaftFrame) {
+        let first = {
+            let mut waiting = self.waiting.lock();
+            let first = !waiting.contains_key(&node);
+            // Bounded by the replicas of this node's groups (I8).
+            waiting.entry(node).or_default().insert(to, frame);
+            first
+        };
+        if first {
+            let this = Arc::clone(self);
+            self.tasks.spawn(async move {
+                tokio::time::sleep(WAIT).await;
+                this.leave(node).await;
+            });
+        }
+    }
+
+    /// Entries for `to` are about to leave, and say how far the log is committed.
+    pub fn overtaken(&self, node: NodeId, to: ReplicaId) {
+        if let Some(waiting) = self.waiting.lock().get_mut(&node) {
+            waiting.remove(&to);
+        }
+    }
+
+    async fn leave(&self, node: NodeId) {
+        let frames = self.waiting.lock().remove(&node).unwrap_or_default();
+        let deadline = Instant::now() + PATIENCE;
+        let telling = frames.into_values().map(|frame| self.peers.call(node, frame, deadline));
+        // A word that is lost is said again by the next heartbeat.
+        join_all(telling).await;
+    }
+}
