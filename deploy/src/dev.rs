@@ -25,6 +25,8 @@ const READY_TIMEOUT: Duration = Duration::from_secs(180);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A child that lived this long starts again without a pause.
 const SETTLED: Duration = Duration::from_secs(30);
+/// The setting of nodes and routers.
+const THREADS: &str = "BOROUGH_THREADS";
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 
@@ -50,6 +52,7 @@ async fn run_in(args: &DevArgs, dir: &Path) -> Result<()> {
         shards: args.shards,
         engine: args.engine.clone(),
         router_port: args.port,
+        env: threads(usize::from(args.nodes) + 1),
         ..Options::new(std::env::current_exe().context("find this program")?, dir)
     };
     say(&format!("borough dev: {} nodes and a router in {}", args.nodes, dir.display()));
@@ -67,6 +70,16 @@ async fn run_in(args: &DevArgs, dir: &Path) -> Result<()> {
     let stopped = cluster.stop().await;
     description.remove();
     served.and(stopped)
+}
+
+/// A share of the processors for each of `processes` on this machine, unless it was said how many threads they are to have:
+/// more would only wait for each other.
+fn threads(processes: usize) -> Vec<(String, String)> {
+    if std::env::var_os(THREADS).is_some() {
+        return Vec::new();
+    }
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    vec![(THREADS.to_owned(), processors.div_ceil(processes).to_string())]
 }
 
 /// Never returns but with an error.

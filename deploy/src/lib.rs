@@ -5,6 +5,9 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use futures::FutureExt as _;
+use futures::TryFutureExt as _;
+use futures::future::LocalBoxFuture;
 
 mod bench;
 mod check;
@@ -40,42 +43,55 @@ pub fn run() -> ExitCode {
 fn start(cli: Cli) -> Result<(), Failure> {
     let is_service = matches!(cli.command, Command::Node(_) | Command::Router(_));
     logging::init(&cli.log, if is_service { logging::SERVICE } else { logging::COMMAND })?;
+    let (threads, work) = plan(cli.command)?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    if let Command::Bench(args) = &cli.command {
-        runtime.worker_threads(args.threads);
+    if threads > 0 {
+        runtime.worker_threads(threads);
     }
     let runtime = runtime.enable_all().build();
     let runtime = runtime.map_err(|error| anyhow::Error::new(error).context("start the runtime"))?;
-    let done = runtime.block_on(Box::pin(dispatch(cli.command)));
+    let done = runtime.block_on(work);
     // Services have ended in order by now; a thread that still reads stdin would be waited for in vain.
     runtime.shutdown_background();
     done
 }
 
-async fn dispatch(command: Command) -> Result<(), Failure> {
+type Work = LocalBoxFuture<'static, Result<(), Failure>>;
+
+/// What a command does, and on how many threads; 0 is one for each processor. Settings are read here: they say it.
+fn plan(command: Command) -> Result<(usize, Work), Failure> {
     match command {
-        Command::Node(args) => return service::node(args).await,
-        Command::Router(args) => return service::router(args).await,
-        Command::Dev(args) => return dev::run(args).await,
-        Command::Bench(args) => return bench::run(args).await,
-        Command::Cluster(ClusterCommand::Init(args)) => cluster::init(args).await,
-        Command::Cluster(ClusterCommand::Status(args)) => cluster::status(args).await,
-        Command::Cluster(ClusterCommand::Check(args)) => check::check(args).await,
-        Command::Cluster(ClusterCommand::Rebalance(args)) => operations::rebalance(args).await,
-        Command::Cluster(ClusterCommand::Pause(args)) => operations::pause(args).await,
-        Command::Cluster(ClusterCommand::Resume(args)) => operations::resume(args).await,
-        Command::Cluster(ClusterCommand::Cancel(args)) => operations::cancel(args).await,
-        Command::Cluster(ClusterCommand::Drain(args)) => operations::drain(args).await,
-        Command::Cluster(ClusterCommand::Undrain(args)) => operations::undrain(args).await,
-        Command::Cluster(ClusterCommand::Remove(args)) => operations::remove(args).await,
-        Command::Collection(command) => collections::run(command).await,
-        Command::Get(args) => documents::get(args).await,
-        Command::Put(args) => documents::put(args).await,
-        Command::Patch(args) => documents::patch(args).await,
-        Command::Delete(args) => documents::delete(args).await,
-        Command::List(args) => documents::list(args).await,
-        Command::Import(args) => import::run(args).await,
-        Command::Export(args) => export::run(args).await,
+        Command::Node(args) => {
+            let config = service::node_config(&args)?;
+            Ok((config.threads, service::node(config).boxed_local()))
+        }
+        Command::Router(args) => {
+            let config = service::router_config(&args)?;
+            Ok((config.threads, service::router(config).boxed_local()))
+        }
+        Command::Bench(args) => Ok((args.threads, bench::run(args).boxed_local())),
+        Command::Dev(args) => Ok((0, dev::run(args).boxed_local())),
+        Command::Cluster(ClusterCommand::Init(args)) => failing(cluster::init(args)),
+        Command::Cluster(ClusterCommand::Status(args)) => failing(cluster::status(args)),
+        Command::Cluster(ClusterCommand::Check(args)) => failing(check::check(args)),
+        Command::Cluster(ClusterCommand::Rebalance(args)) => failing(operations::rebalance(args)),
+        Command::Cluster(ClusterCommand::Pause(args)) => failing(operations::pause(args)),
+        Command::Cluster(ClusterCommand::Resume(args)) => failing(operations::resume(args)),
+        Command::Cluster(ClusterCommand::Cancel(args)) => failing(operations::cancel(args)),
+        Command::Cluster(ClusterCommand::Drain(args)) => failing(operations::drain(args)),
+        Command::Cluster(ClusterCommand::Undrain(args)) => failing(operations::undrain(args)),
+        Command::Cluster(ClusterCommand::Remove(args)) => failing(operations::remove(args)),
+        Command::Collection(command) => failing(collections::run(command)),
+        Command::Get(args) => failing(documents::get(args)),
+        Command::Put(args) => failing(documents::put(args)),
+        Command::Patch(args) => failing(documents::patch(args)),
+        Command::Delete(args) => failing(documents::delete(args)),
+        Command::List(args) => failing(documents::list(args)),
+        Command::Import(args) => failing(import::run(args)),
+        Command::Export(args) => failing(export::run(args)),
     }
-    .map_err(Failure::Failed)
+}
+
+fn failing(work: impl Future<Output = anyhow::Result<()>> + 'static) -> Result<(usize, Work), Failure> {
+    Ok((0, work.map_err(Failure::Failed).boxed_local()))
 }

@@ -11,14 +11,21 @@ use crate::process::die_with_parent;
 use crate::settings::{self, Flag, Settings, Sources};
 use crate::shutdown;
 
+/// What a node is told by its flags, its environment and its file.
+///
+/// # Errors
+/// Bad configuration, all faults at once.
+pub fn node_config(args: &NodeArgs) -> Result<borough_node::Config, Failure> {
+    follow(args.common.die_with_parent)?;
+    let others = vec![settings::defaults::<borough_router::Config>()];
+    load(args.common.config.clone(), args.flags(), others)
+}
+
 /// Runs a node until it is told to end.
 ///
 /// # Errors
-/// Bad configuration, a data directory that cannot be used, or whatever ended the node.
-pub async fn node(args: NodeArgs) -> Result<(), Failure> {
-    follow(args.common.die_with_parent)?;
-    let others = vec![settings::defaults::<borough_router::Config>()];
-    let config = load::<borough_node::Config>(args.common.config.clone(), args.flags(), others)?;
+/// A data directory that cannot be used, or whatever ended the node.
+pub async fn node(config: borough_node::Config) -> Result<(), Failure> {
     let shutdown = shutdown::on_signal(&TaskTracker::new())?;
     borough_node::run(config, shutdown).await.map_err(|error| match error {
         RunError::DataDir(_) | RunError::Refused(_) => Failure::DataDir(error.to_string()),
@@ -26,14 +33,21 @@ pub async fn node(args: NodeArgs) -> Result<(), Failure> {
     })
 }
 
+/// What a router is told by its flags, its environment and its file.
+///
+/// # Errors
+/// Bad configuration, all faults at once.
+pub fn router_config(args: &RouterArgs) -> Result<borough_router::Config, Failure> {
+    follow(args.common.die_with_parent)?;
+    let others = vec![settings::defaults::<borough_node::Config>()];
+    load(args.common.config.clone(), args.flags(), others)
+}
+
 /// Runs a router until it is told to end.
 ///
 /// # Errors
-/// Bad configuration or whatever ended the router.
-pub async fn router(args: RouterArgs) -> Result<(), Failure> {
-    follow(args.common.die_with_parent)?;
-    let others = vec![settings::defaults::<borough_node::Config>()];
-    let config = load::<borough_router::Config>(args.common.config.clone(), args.flags(), others)?;
+/// Whatever ended the router.
+pub async fn router(config: borough_router::Config) -> Result<(), Failure> {
     let shutdown = shutdown::on_signal(&TaskTracker::new())?;
     let announce = |addr| {
         // Whoever started a router with nobody at its stdout does not want to know.

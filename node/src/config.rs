@@ -44,6 +44,10 @@ pub struct Config {
     pub join: Vec<String>,
     #[garde(skip)]
     pub engine: EngineKind,
+    /// Threads that serve requests, besides those that wait for the disk; 0 is one for each processor. Fewer cost less where
+    /// several processes share the processors.
+    #[garde(range(max = 1024))]
+    pub threads: usize,
     /// Bound of the document cache, in bytes.
     #[garde(range(min = 1 << 20))]
     pub cache_bytes: u64,
@@ -154,6 +158,7 @@ impl Default for Config {
             zone: String::new(),
             join: Vec::new(),
             engine: EngineKind::Sled,
+            threads: 0,
             cache_bytes: 256 << 20,
             engine_cache_bytes: 256 << 20,
             log: LogConfig::default(),

@@ -29,6 +29,9 @@ pub struct Config {
     /// The machine's IP address that connections to nodes are made from, where it has several; the system's choice when empty.
     #[garde(skip)]
     pub outbound_address: String,
+    /// Threads that serve requests; 0 is one for each processor. Fewer cost less where several processes share the processors.
+    #[garde(range(max = 1024))]
+    pub threads: usize,
     /// Deadline of a request that names none itself.
     #[serde(with = "humantime_serde")]
     #[garde(custom(at_least::<10>))]
@@ -124,6 +127,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             nodes: Vec::new(),
             outbound_address: String::new(),
+            threads: 0,
             request_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(2),
             drain_delay: Duration::from_secs(1),

@@ -3,10 +3,10 @@
 //! HTTP/2 is not spoken: what refuses a head there leaves no way to say why, and those who want it have a proxy for TLS
 //! in front, which speaks it.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use http::Request;
 use hyper::body::Incoming;
@@ -15,10 +15,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
 use tracing::debug;
 
 use crate::listener::{BoundedListener, Connection};
+use crate::serve::Entry;
 
 /// The address of the other end, in the extensions of every request.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +28,7 @@ pub struct Peer(pub SocketAddr);
 /// has come for `idle_max` is closed, whether it is silent or slow (I8).
 pub async fn serve(
     mut listener: BoundedListener,
-    router: Router,
+    entry: Entry,
     idle_max: Duration,
     stop: &CancellationToken,
 ) {
@@ -37,7 +37,7 @@ pub async fn serve(
     http.timer(TokioTimer::new()).header_read_timeout(idle_max).half_close(true);
     let connections = TaskTracker::new();
     while let Some((connection, addr)) = stop.run_until_cancelled(listener.accept()).await {
-        connections.spawn(serve_one(http.clone(), connection, Peer(addr), router.clone(), stop.clone()));
+        connections.spawn(serve_one(http.clone(), connection, Peer(addr), entry.clone(), stop.clone()));
     }
     // New connections are refused from here on, and closed ones are let go.
     drop(listener);
@@ -49,12 +49,13 @@ async fn serve_one(
     http: http1::Builder,
     connection: Connection,
     peer: Peer,
-    router: Router,
+    entry: Entry,
     stop: CancellationToken,
 ) {
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        router.clone().oneshot(request.map(Body::new))
+        let entry = entry.clone();
+        async move { Ok::<_, Infallible>(entry.answer(request.map(Body::new)).await) }
     });
     let mut served = std::pin::pin!(http.serve_connection(TokioIo::new(connection), service));
     let ended = match stop.run_until_cancelled(served.as_mut()).await {

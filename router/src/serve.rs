@@ -23,6 +23,7 @@ use http::{HeaderValue, Request, Version};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
 use tracing::{info, warn};
 
 use crate::api::call::REQUEST_ID;
@@ -95,7 +96,8 @@ async fn serve(app: &Arc<App>, tcp: TcpListener, shutdown: CancellationToken) ->
     let listener = BoundedListener::new(tcp, app.config.limits.connections_max);
     let accepting = CancellationToken::new();
     let idle_max = app.config.limits.connection_idle_max;
-    let server = connections::serve(listener, service(app), idle_max, &accepting);
+    let entry = Entry { app: Arc::clone(app), routes: service(app) };
+    let server = connections::serve(listener, entry, idle_max, &accepting);
     let drain = async {
         shutdown.cancelled().await;
         info!(in_flight = app.in_flight(), "router drains");
@@ -118,17 +120,45 @@ async fn serve(app: &Arc<App>, tcp: TcpListener, shutdown: CancellationToken) ->
     }
 }
 
+/// Where every request comes in.
+#[derive(Clone)]
+pub struct Entry {
+    app: Arc<App>,
+    routes: Router,
+}
+
+impl Entry {
+    /// Answers one request. Those of the data plane, which are nearly all, go straight to what answers them: looking for another
+    /// route first costs as much as parsing them.
+    pub async fn answer(&self, request: Request<Body>) -> Response {
+        if request.uri().path().starts_with("/v1/") {
+            return completed(request, |request| self.app.handle(request)).await;
+        }
+        // No service of axum's fails.
+        let Ok(response) = self.routes.clone().oneshot(request).await;
+        response
+    }
+}
+
 /// Everything that is served.
 pub fn service(app: &Arc<App>) -> Router {
     openapi::router().fallback(handle).layer(from_fn(complete)).with_state(Arc::clone(app))
 }
 
-/// Gives every answer what each must have, whoever made it.
+/// [`completed`], for those that axum leads further.
 async fn complete(request: Request<Body>, next: Next) -> Response {
+    completed(request, |request| next.run(request)).await
+}
+
+/// Gives every answer what each must have, whoever made it.
+async fn completed<F: Future<Output = Response>>(
+    request: Request<Body>,
+    answer: impl FnOnce(Request<Body>) -> F,
+) -> Response {
     let id = request_id(request.headers());
     let mut response = match host_fault(&request) {
         Some(refusal) => refusal.into_response(),
-        None => next.run(request).await,
+        None => answer(request).await,
     };
     response.headers_mut().insert(REQUEST_ID, id);
     put_none(response.headers_mut());
