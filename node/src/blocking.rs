@@ -20,7 +20,7 @@ pub fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Jo
     if INLINE.get() {
         #[expect(
             clippy::disallowed_methods,
-            reason = "the caller awaits it, as it would the blocking thread"
+            reason = "the caller has its handle, as it would have the blocking thread's"
         )]
         return tokio::spawn(async move { work() });
     }

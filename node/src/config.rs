@@ -132,6 +132,9 @@ pub struct LimitsConfig {
     /// Bytes of writes proposed and not yet applied; more are refused with `busy`.
     #[garde(range(min = 2 << 20))]
     pub proposed_bytes_max: u64,
+    /// Applied writes that the engine has yet to be given, over all shards, in bytes. The log has them, too.
+    #[garde(range(min = 1 << 16))]
+    pub engine_buffer_bytes_max: u64,
     /// Idempotency records of one shard, in bytes; the oldest go first.
     #[garde(range(min = 1 << 16))]
     pub idempotency_bytes_max: u64,
@@ -203,6 +206,7 @@ impl Default for LimitsConfig {
         Self {
             requests_max: 16_384,
             proposed_bytes_max: 64 << 20,
+            engine_buffer_bytes_max: 64 << 20,
             idempotency_bytes_max: 16 << 20,
             disk_free_bytes_min: 256 << 20,
             snapshot_bytes_per_second: 64 << 20,

@@ -19,6 +19,9 @@ use crate::wal::{Driver, OnFatal};
 /// Connections that callers have opened, as they arrive.
 pub type Incoming = Pin<Box<dyn Stream<Item = io::Result<Accepted>> + Send>>;
 
+/// Is given a node's engine.
+pub type OnEngine = Box<dyn FnOnce(Arc<dyn Engine>) + Send>;
+
 /// What a node takes from its machine. Each default is the real thing.
 #[derive(Default)]
 pub struct Environment {
@@ -28,6 +31,8 @@ pub struct Environment {
     pub connector: Option<&'static dyn Connect>,
     /// `None`: the configured one, in the data directory.
     pub engine: Option<Arc<dyn Engine>>,
+    /// Told of the engine as the node has it, with its buffer, for who looks at what a running node holds.
+    pub on_engine: Option<OnEngine>,
     pub log: Driver,
     /// What happens when the log can no longer keep what it is given. `None`: the process aborts.
     pub on_fatal: Option<OnFatal>,

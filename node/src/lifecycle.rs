@@ -41,7 +41,7 @@ use crate::rpc::admin;
 use crate::rpc::cluster::ClusterService;
 use crate::rpc::data::DataService;
 use crate::rpc::raft::RaftService;
-use crate::store::open_engine;
+use crate::store::{BufferedEngine, Engine, open_engine};
 use crate::wal::{Options, Wal};
 
 const LOG_DIR: &str = "log";
@@ -171,6 +171,11 @@ pub(crate) async fn build(
         .await
         .map_err(|error| RunError::Failed(error.to_string()))?
         .map_err(|error| fail(format!("engine: {error}")))?;
+    let engine: Arc<dyn Engine> =
+        Arc::new(BufferedEngine::new(engine, config.limits.engine_buffer_bytes_max));
+    if let Some(opened) = environment.on_engine {
+        opened(Arc::clone(&engine));
+    }
     let channel = ChannelSettings { connector: environment.connector, ..config.channel() };
     let peers = Peers::new(Arc::new(map.clone()), channel, tasks.clone(), stop.clone());
     let groups = Groups::new(&config, wal.clone(), engine, Arc::clone(&peers)).map_err(RunError::Config)?;

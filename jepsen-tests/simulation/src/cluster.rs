@@ -142,8 +142,8 @@ impl Cluster {
     /// Waits until the replicas are the same.
     fn compare(&mut self) -> anyhow::Result<()> {
         let Some(map) = self.shared.finished.lock().clone() else { return Ok(()) };
-        let engines: BTreeMap<_, _> =
-            self.hosts.iter().map(|(&id, host)| (id, Arc::clone(&host.engine))).collect();
+        let held = |(&id, host): (&HostId, &Host)| host.held.lock().clone().map(|engine| (id, engine));
+        let engines: BTreeMap<_, _> = self.hosts.iter().filter_map(held).collect();
         let end = system::now_ns() + EQUAL_MAX_NS;
         loop {
             let next = system::now_ns() + EQUAL_EVERY_NS;
@@ -317,5 +317,6 @@ fn config(id: HostId, schedule: &Schedule) -> Config {
     config.raft.suspect_after = Duration::from_secs(2);
     config.placement.settle = Duration::from_secs(2);
     config.limits.disk_free_bytes_min = 0;
+    config.limits.engine_buffer_bytes_max = schedule.engine_buffer_bytes;
     config
 }

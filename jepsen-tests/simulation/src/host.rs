@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use borough_node::environment::{Accepted, Environment};
-use borough_node::store::MemoryEngine;
+use borough_node::store::{Engine, MemoryEngine};
 use borough_node::wal::Driver;
 use borough_node::{Config, run_in};
 use borough_proto::exchange::channel::ByteStream;
@@ -91,7 +91,9 @@ pub struct Host {
     config: Config,
     /// How often its files have been made anew.
     losses: u64,
-    pub engine: Arc<MemoryEngine>,
+    engine: Arc<MemoryEngine>,
+    /// What the node that ran last reads, its engine's buffer included.
+    pub held: Arc<Mutex<Option<Arc<dyn Engine>>>>,
     pub process: Process,
     /// Milliseconds that each `fsync` takes at most.
     pub disk_ms: Arc<AtomicU64>,
@@ -107,6 +109,7 @@ impl Host {
             config,
             losses: 0,
             engine: Arc::new(MemoryEngine::new()),
+            held: Arc::default(),
             process: Process::None,
             disk_ms: Arc::new(AtomicU64::new(1)),
             seed,
@@ -130,6 +133,10 @@ impl Host {
             incoming: Some(Box::pin(accepted(incoming))),
             connector: Some(&SimulatedNetwork),
             engine: Some(Arc::clone(&self.engine) as _),
+            on_engine: Some({
+                let held = Arc::clone(&self.held);
+                Box::new(move |engine| *held.lock() = Some(engine))
+            }),
             log: self.writer(),
             on_fatal: Some({
                 let (id, fatal) = (self.id, Arc::clone(&fatal));

@@ -44,6 +44,8 @@ pub struct Schedule {
     pub first_hosts: usize,
     pub segment_bytes: u64,
     pub purge_after_bytes: u64,
+    /// From where engines are written now and then to where they are written only when they are flushed.
+    pub engine_buffer_bytes: u64,
     /// When a silent node counts as down, in milliseconds.
     pub down_after_ms: u64,
     /// By the time since the cluster was made, in nanoseconds.
@@ -76,6 +78,7 @@ impl Schedule {
             first_hosts,
             segment_bytes: 64 << 10,
             purge_after_bytes: rng.random_range(1..=6) * (16 << 10),
+            engine_buffer_bytes: 0,
             down_after_ms: rng.random_range(4..=20) * 1000,
             faults: Vec::new(),
             end_ns,
@@ -87,6 +90,8 @@ impl Schedule {
             at += rng.random_range(200..2500) * TICK_NS;
         }
         schedule.faults.sort_by_key(|(at, _)| *at);
+        // Drawn last, so that seeds from before it was drawn mean what they meant.
+        schedule.engine_buffer_bytes = 1 << rng.random_range(16..=21);
         schedule
     }
 

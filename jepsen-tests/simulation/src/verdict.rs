@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use borough_node::store::{Engine as _, MemoryEngine};
+use borough_node::store::Engine;
 use borough_proto::{ClusterMap, wire};
 use bytes::Bytes;
 use jepsen_tests::checker::linearizable::{self, Bounds};
@@ -37,7 +37,7 @@ fn violations(report: &Report) -> Vec<String> {
 type Pairs = BTreeMap<Bytes, Bytes>;
 
 /// Replicas of one shard that do not hold the same bytes.
-pub fn of_replicas(map: &ClusterMap, engines: &BTreeMap<HostId, Arc<MemoryEngine>>) -> Vec<String> {
+pub fn of_replicas(map: &ClusterMap, engines: &BTreeMap<HostId, Arc<dyn Engine>>) -> Vec<String> {
     let mut unlike = Vec::new();
     for shard in map.shards() {
         let mut first: Option<(HostId, Pairs)> = None;
@@ -60,7 +60,7 @@ pub fn of_replicas(map: &ClusterMap, engines: &BTreeMap<HostId, Arc<MemoryEngine
 fn held(
     map: &ClusterMap,
     replica: &wire::ReplicaInfo,
-    engines: &BTreeMap<HostId, Arc<MemoryEngine>>,
+    engines: &BTreeMap<HostId, Arc<dyn Engine>>,
 ) -> Result<(HostId, Pairs), String> {
     let node = map.nodes().iter().find(|node| node.id == replica.node);
     let host = node.and_then(|node| network::host_at(&node.addr)).ok_or("a node without a host")?;

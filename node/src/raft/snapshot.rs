@@ -381,7 +381,11 @@ impl SnapshotReceiver {
                 // In short batches: nobody reads it before it is whole.
                 Some(batch) => batch
                     .split(STAGED_BATCH_BYTES)
-                    .try_for_each(|batch| space.apply(batch))
+                    // What is due is written here and now: nobody else applies to it, or asks.
+                    .try_for_each(|batch| {
+                        space.apply(batch)?;
+                        if space.drain_due() { space.drain() } else { Ok(()) }
+                    })
                     .map_err(|error| error.to_string()),
                 None => Err("it is malformed".to_owned()),
             };

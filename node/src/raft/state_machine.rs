@@ -19,6 +19,7 @@ use openraft::{EntryPayload, RaftSnapshotBuilder};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::types::{
     LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig, applied_from_wire, applied_to_wire,
@@ -92,6 +93,8 @@ pub struct ReplicaState {
     applied_index: watch::Sender<u64>,
     /// What the last flush made durable.
     flushed: Mutex<Option<SnapshotMeta>>,
+    /// The last drain of the engine's buffer beside apply. One at a time; it ends with what there was when it began.
+    draining: Mutex<Option<JoinHandle<()>>>,
     /// Log entries behind these are needed by replicas that a snapshot is on its way to: where it stands for Raft,
     /// and, once it has arrived, until when.
     held: Mutex<HashMap<u64, (u64, Option<Instant>)>>,
@@ -149,6 +152,7 @@ impl ReplicaState {
             position: Mutex::new(position),
             applied_index: watch::Sender::new(applied),
             flushed: Mutex::new(None),
+            draining: Mutex::new(None),
             held: Mutex::default(),
             next_hold: AtomicU64::new(0),
             next_generation: AtomicU64::new(generation + 1),
@@ -285,7 +289,26 @@ impl ReplicaState {
                 responder.send(reply);
             }
         }
+        self.drain_if_due();
         Ok(())
+    }
+
+    /// Lets the engine's buffer be written beside what goes on here, where there is enough of it.
+    fn drain_if_due(&self) {
+        if !self.space.load().space.drain_due() {
+            return;
+        }
+        let mut draining = self.draining.lock();
+        if draining.as_ref().is_some_and(|last| !last.is_finished()) {
+            return;
+        }
+        let (replica, generation) = (self.id, self.space.load_full());
+        *draining = Some(crate::blocking::spawn(move || {
+            if let Err(error) = generation.space.drain() {
+                // The buffer keeps what it could not write: the next apply or flush fails, and the replica stops.
+                tracing::error!(%replica, %error, "the engine does not take what was applied");
+            }
+        }));
     }
 
     /// Makes everything applied so far durable and remembers that it is.

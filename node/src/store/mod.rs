@@ -2,9 +2,11 @@
 //!
 //! An engine holds one *space* for each replica and generation. The log is the recovery source, so
 //! a batch need not be durable when [`Space::apply`] returns, only atomic; [`Space::flush`] makes everything
-//! applied before it durable, and only then may the log behind it be purged (I2).
+//! applied before it durable, and only then may the log behind it be purged (I2). So a node puts a buffer before
+//! whichever engine it has.
 //! It knows no Raft, no documents and no async runtime: callers run it on blocking threads.
 
+mod buffer;
 mod checkpoint;
 mod damage;
 mod files;
@@ -27,6 +29,7 @@ use std::sync::Arc;
 use borough_proto::ReplicaId;
 use bytes::Bytes;
 
+pub use self::buffer::BufferedEngine;
 pub use self::fjall::FjallEngine;
 pub use self::memory::MemoryEngine;
 pub use self::open::open_engine;
@@ -99,6 +102,20 @@ pub trait Space: Send + Sync + fmt::Debug + 'static {
     /// # Errors
     /// [`StoreError`]; then nothing may be assumed durable.
     fn flush(&self) -> Result<(), StoreError>;
+
+    /// Whether [`Self::drain`] has something to do that should not wait for a flush.
+    fn drain_due(&self) -> bool {
+        false
+    }
+
+    /// Hands what a buffer holds too much of to the engine, in the order it was applied; not durable before [`Self::flush`].
+    /// Reads and applies go on meanwhile. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`]; all later applies, drains and flushes fail then, too.
+    fn drain(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// A storage engine in a directory of its own.

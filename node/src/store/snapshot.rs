@@ -119,6 +119,14 @@ impl Space for VersionedSpace {
     fn flush(&self) -> Result<(), StoreError> {
         self.shared.space.flush()
     }
+
+    fn drain_due(&self) -> bool {
+        self.shared.space.drain_due()
+    }
+
+    fn drain(&self) -> Result<(), StoreError> {
+        self.shared.space.drain()
+    }
 }
 
 impl Shared {

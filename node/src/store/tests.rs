@@ -1,5 +1,6 @@
 //! The suite that every engine must pass, and tests of what only one has.
 
+mod buffer;
 mod damage;
 mod point_in_time;
 
@@ -14,15 +15,19 @@ use borough_proto::ReplicaId;
 use bytes::Bytes;
 use tempfile::TempDir;
 
-use super::{Batch, Engine, KeyRange, MemoryEngine, Space, SpaceId, StoreError, open_engine};
+use super::{Batch, BufferedEngine, Engine, KeyRange, MemoryEngine, Space, SpaceId, StoreError, open_engine};
 use crate::config::EngineKind;
 
 const CACHE_BYTES: u64 = 64 << 20;
+/// So little that layers are sealed and written all the time.
+const BUFFER_BYTES: u64 = 16 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind {
     Memory,
     Disk(EngineKind),
+    BufferedMemory,
+    BufferedDisk(EngineKind),
 }
 
 /// An engine in a directory of its own, which can be closed and opened again.
@@ -42,15 +47,24 @@ impl Fixture {
     }
 
     fn open(&mut self) {
+        let buffered = |engine| Arc::new(BufferedEngine::new(engine, BUFFER_BYTES)) as Arc<dyn Engine>;
+        let memory = Arc::clone(&self.memory) as Arc<dyn Engine>;
         self.engine = Some(match self.kind {
-            Kind::Memory => Arc::clone(&self.memory) as Arc<dyn Engine>,
+            Kind::Memory => memory,
             Kind::Disk(kind) => open(kind, self.dir.path()).unwrap(),
+            Kind::BufferedMemory => buffered(memory),
+            Kind::BufferedDisk(kind) => buffered(open(kind, self.dir.path()).unwrap()),
         });
     }
 
     fn reopen(&mut self) {
+        self.crash(0);
+    }
+
+    /// Opens it again without what a buffer held, and, in memory, with so many of the batches since the last flush.
+    fn crash(&mut self, kept: usize) {
         self.engine = None;
-        self.memory.crash(0);
+        self.memory.crash(kept);
         self.open();
     }
 
@@ -125,6 +139,17 @@ macro_rules! suite {
         mod fjall {
             use crate::config::EngineKind::Fjall;
             $(#[test] fn $test() { super::$test(super::Fixture::new(super::Kind::Disk(Fjall))); })*
+        }
+        mod buffered_memory {
+            $(#[test] fn $test() { super::$test(super::Fixture::new(super::Kind::BufferedMemory)); })*
+        }
+        mod buffered_sled {
+            use crate::config::EngineKind::Sled;
+            $(#[test] fn $test() { super::$test(super::Fixture::new(super::Kind::BufferedDisk(Sled))); })*
+        }
+        mod buffered_fjall {
+            use crate::config::EngineKind::Fjall;
+            $(#[test] fn $test() { super::$test(super::Fixture::new(super::Kind::BufferedDisk(Fjall))); })*
         }
     };
 }
@@ -295,8 +320,11 @@ fn dropped_space_gives_its_bytes_back(fixture: Fixture) {
     let after = engine.disk_bytes().unwrap();
     let allowed = match fixture.kind {
         // Journals stay until their bound.
-        Kind::Disk(EngineKind::Fjall) => full * 3 / 4 + (64 << 20),
-        Kind::Memory | Kind::Disk(EngineKind::Sled) => empty + (1 << 20),
+        Kind::Disk(EngineKind::Fjall) | Kind::BufferedDisk(EngineKind::Fjall) => full * 3 / 4 + (64 << 20),
+        Kind::Memory
+        | Kind::BufferedMemory
+        | Kind::Disk(EngineKind::Sled)
+        | Kind::BufferedDisk(EngineKind::Sled) => empty + (1 << 20),
     };
     assert!(after <= allowed, "{empty} → {full} → {after}");
     assert_eq!(engine.spaces().unwrap(), [id(1, 0)]);

@@ -84,7 +84,7 @@ fn steps() -> impl Strategy<Value = (Vec<wire::Command>, Vec<(usize, Event)>)> {
 
 async fn survives(log: &[wire::Command], events: &[(usize, Event)], dir: &Path) {
     let memory = Arc::new(MemoryEngine::new());
-    let engine = Arc::clone(&memory) as Arc<dyn Engine>;
+    let mut engine = buffered(Arc::clone(&memory) as Arc<dyn Engine>);
     let mut wal = open_wal(dir);
     let (mut raft, mut state, _) = start(&engine, &wal).await;
     let mut acknowledged: Vec<(u64, wire::Command)> = Vec::new();
@@ -106,6 +106,7 @@ async fn survives(log: &[wire::Command], events: &[(usize, Event)], dir: &Path) 
                     raft.shutdown().await.unwrap();
                     wal.close();
                     memory.crash(*kept);
+                    engine = buffered(Arc::clone(&memory) as Arc<dyn Engine>);
                     wal = open_wal(dir);
                     let stored = open_replica(1, &engine, &wal);
                     let durable = *stored.applied_index().borrow();
@@ -154,17 +155,21 @@ fn any_crash_leaves_what_was_acknowledged() {
 
 /// Asked before every flush, with the space's generation.
 type OnFlush = Box<dyn Fn(u64) -> Result<(), StoreError> + Send + Sync>;
+/// Asked before every batch.
+type OnApply = Box<dyn Fn() -> Result<(), StoreError> + Send + Sync>;
 
-/// The engine in memory with a flush that can be held or fail.
+/// The engine in memory with a flush that can be held or fail, and batches that can fail.
 struct Hooked {
     memory: MemoryEngine,
     on_flush: Arc<OnFlush>,
+    on_apply: Arc<OnApply>,
 }
 
 struct HookedSpace {
     space: Arc<dyn Space>,
     generation: u64,
     on_flush: Arc<OnFlush>,
+    on_apply: Arc<OnApply>,
 }
 
 impl std::fmt::Debug for Hooked {
@@ -181,9 +186,9 @@ impl std::fmt::Debug for HookedSpace {
 
 impl Engine for Hooked {
     fn open_space(&self, id: SpaceId) -> Result<Arc<dyn Space>, StoreError> {
-        let on_flush = Arc::clone(&self.on_flush);
+        let (on_flush, on_apply) = (Arc::clone(&self.on_flush), Arc::clone(&self.on_apply));
         let space = self.memory.open_space(id)?;
-        Ok(Arc::new(HookedSpace { space, generation: id.generation, on_flush }))
+        Ok(Arc::new(HookedSpace { space, generation: id.generation, on_flush, on_apply }))
     }
 
     fn spaces(&self) -> Result<Vec<SpaceId>, StoreError> {
@@ -209,6 +214,7 @@ impl Space for HookedSpace {
     }
 
     fn apply(&self, batch: Batch) -> Result<(), StoreError> {
+        (self.on_apply)()?;
         self.space.apply(batch)
     }
 
@@ -219,7 +225,18 @@ impl Space for HookedSpace {
 }
 
 fn hooked(on_flush: impl Fn(u64) -> Result<(), StoreError> + Send + Sync + 'static) -> Arc<dyn Engine> {
-    Arc::new(Hooked { memory: MemoryEngine::new(), on_flush: Arc::new(Box::new(on_flush)) })
+    failing(on_flush, || Ok(()))
+}
+
+fn failing(
+    on_flush: impl Fn(u64) -> Result<(), StoreError> + Send + Sync + 'static,
+    on_apply: impl Fn() -> Result<(), StoreError> + Send + Sync + 'static,
+) -> Arc<dyn Engine> {
+    buffered(Arc::new(Hooked {
+        memory: MemoryEngine::new(),
+        on_flush: Arc::new(Box::new(on_flush)),
+        on_apply: Arc::new(Box::new(on_apply)),
+    }))
 }
 
 #[test]
@@ -251,6 +268,63 @@ fn failed_flush_stops_the_group_and_purges_nothing() {
         assert_eq!(wal.group(ReplicaId(1)).unwrap().state().purged, None);
         wal.close();
     });
+}
+
+/// A layer of the buffer that the engine did not take is found by a later apply, or by the flush that would let the log go.
+#[test]
+fn failed_drain_stops_the_group_and_purges_nothing() {
+    for by_flush in [false, true] {
+        runtime().block_on(async {
+            let dir = tempfile::tempdir().unwrap();
+            let wal = open_wal(dir.path());
+            let (failed, failing_once) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let told = Arc::clone(&failed);
+            let engine = failing(
+                |_| Ok(()),
+                move || {
+                    // Once: from then on the engine would take everything.
+                    if failing_once.fetch_add(1, Ordering::Relaxed) > 0 {
+                        return Ok(());
+                    }
+                    told.fetch_add(1, Ordering::Release);
+                    let detail = "no space left".to_owned();
+                    Err(StoreError::Engine { operation: "apply", space: "r1-g0".to_owned(), detail })
+                },
+            );
+            let (raft, state, peers) = start(&engine, &wal).await;
+            let metrics = raft.metrics();
+            let body = format!(r#"{{"x":"{}"}}"#, "x".repeat(1_000));
+            let mut acknowledged = 0;
+            for n in 0.. {
+                let command = command(n, vec![unit(vec![put(&format!("u{n}"), &body)])]);
+                if by_flush && failed.load(Ordering::Acquire) > 0 {
+                    break;
+                }
+                match raft.client_write(proposal(&command)).await {
+                    Ok(written) => acknowledged = written.log_id.index,
+                    Err(_) => break,
+                }
+                assert!(n < 10_000, "the engine was given nothing");
+            }
+            let mut stopped = metrics.clone();
+            let group = Group::new(raft, state, peers);
+            if by_flush {
+                group.compact(0).await.expect_err("what is not written cannot be flushed");
+            }
+            let stopped = async {
+                while stopped.borrow_watched().running_state.is_ok() {
+                    stopped.changed().await.unwrap();
+                }
+            };
+            tokio::time::timeout(PATIENCE, stopped).await.expect("a failed drain is fatal");
+            let failure = group.failure().unwrap();
+            assert!(failure.contains("no space left"), "{failure}");
+            let log = wal.group(ReplicaId(1)).unwrap();
+            assert_eq!(log.state().purged, None);
+            assert!(log.last().unwrap().1 >= acknowledged && acknowledged > 0);
+            wal.close();
+        });
+    }
 }
 
 #[test]

@@ -55,7 +55,7 @@ async fn stage(kind: Option<EngineKind>) -> Staged {
     let wal = open_wal(&dir.path().join("log"));
     let memory = kind.is_none().then(|| Arc::new(MemoryEngine::new()));
     let engine = match &memory {
-        Some(memory) => Arc::clone(memory) as Arc<dyn Engine>,
+        Some(memory) => buffered(Arc::clone(memory) as Arc<dyn Engine>),
         None => engine(kind, &dir.path().join("engine")),
     };
     let state = open_replica(1, &engine, &wal);
@@ -86,7 +86,7 @@ impl Staged {
         let engine = match self.memory {
             Some(memory) => {
                 memory.crash(0);
-                memory as Arc<dyn Engine>
+                buffered(memory)
             }
             None => engine(self.kind, &self.dir.path().join("engine")),
         };

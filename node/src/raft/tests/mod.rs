@@ -29,11 +29,13 @@ use crate::config::{EngineKind, LogConfig};
 use crate::shard::ShardMachine;
 use crate::state::tests::dump;
 use crate::store::snapshot::VersionedSpace;
-use crate::store::{Engine, MemoryEngine, PointInTime, Space, open_engine};
+use crate::store::{BufferedEngine, Engine, MemoryEngine, PointInTime, Space, open_engine};
 use crate::wal::Wal;
 
 const GROUP: GroupId = GroupId(1);
 const OVERLAY_BYTES_MAX: u64 = 64 << 20;
+/// So little that engines are written beside what goes on, besides at flushes.
+const BUFFER_BYTES: u64 = 64 << 10;
 
 fn log_config() -> LogConfig {
     LogConfig { segment_bytes: 1 << 20, cache_bytes: 1 << 20, ..LogConfig::default() }
@@ -45,12 +47,16 @@ fn open_wal(dir: &Path) -> Wal {
     wal
 }
 
-/// A new engine; `None` for the one in memory.
+/// A new engine with its buffer, as a node has it; `None` for the one in memory.
 fn engine(kind: Option<EngineKind>, dir: &Path) -> Arc<dyn Engine> {
-    match kind {
+    buffered(match kind {
         None => Arc::new(MemoryEngine::new()),
         Some(kind) => open_engine(kind, dir, 32 << 20, 1).unwrap(),
-    }
+    })
+}
+
+fn buffered(engine: Arc<dyn Engine>) -> Arc<dyn Engine> {
+    Arc::new(BufferedEngine::new(engine, BUFFER_BYTES))
 }
 
 /// A shard's replica, as [`Groups`](super::Groups) opens it.

@@ -31,6 +31,7 @@ enum Step {
     Read { scan: usize, chunk_bytes: usize },
     Acknowledge { scan: usize },
     GoBack { scan: usize, to: usize },
+    Drain,
     Drop { scan: usize },
 }
 
@@ -42,6 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..3_usize, 1..200_usize).prop_map(|(scan, chunk_bytes)| Step::Read { scan, chunk_bytes }),
         1 => (0..3_usize).prop_map(|scan| Step::Acknowledge { scan }),
         1 => (0..3_usize, 0..40_usize).prop_map(|(scan, to)| Step::GoBack { scan, to }),
+        1 => Just(Step::Drain),
         1 => (0..3_usize).prop_map(|scan| Step::Drop { scan }),
     ]
 }
@@ -111,6 +113,7 @@ fn matches_a_copy(fixture: &Fixture, steps: Vec<Step>) {
                     reader.scan.resume_from(reader.read.last().map(|(key, _)| key.clone())).unwrap();
                 }
             }
+            Step::Drain => space.drain().unwrap(),
             Step::Drop { scan } => {
                 if scan < readers.len() {
                     readers.remove(scan).finish();
@@ -127,6 +130,11 @@ proptest! {
     #[test]
     fn scan_of_memory_equals_a_copy(steps in proptest::collection::vec(step(), 1..80)) {
         matches_a_copy(&Fixture::new(Kind::Memory), steps);
+    }
+
+    #[test]
+    fn scan_of_a_buffer_equals_a_copy(steps in proptest::collection::vec(step(), 1..80)) {
+        matches_a_copy(&Fixture::new(Kind::BufferedMemory), steps);
     }
 }
 
@@ -162,6 +170,11 @@ fn equals_a_copy_beside_a_writer(kind: Kind) {
                     space.apply(batch(changes)).unwrap();
                 }
             });
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    space.drain().unwrap();
+                }
+            });
             read_all(&mut scan, 2_000)
         });
         assert_eq!(found.unwrap(), expected, "{kind:?} round {round}");
@@ -173,6 +186,9 @@ fn scan_equals_a_copy_beside_a_writer() {
     equals_a_copy_beside_a_writer(Kind::Memory);
     equals_a_copy_beside_a_writer(Kind::Disk(EngineKind::Sled));
     equals_a_copy_beside_a_writer(Kind::Disk(EngineKind::Fjall));
+    equals_a_copy_beside_a_writer(Kind::BufferedMemory);
+    equals_a_copy_beside_a_writer(Kind::BufferedDisk(EngineKind::Sled));
+    equals_a_copy_beside_a_writer(Kind::BufferedDisk(EngineKind::Fjall));
 }
 
 fn hundred() -> VersionedSpace {
