@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use borough_proto::exchange::turn::others_first;
 use borough_proto::{GroupId, NodeId, ReplicaId, wire};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
@@ -240,6 +241,7 @@ impl Confirmer {
     /// Sends what waits, one message at a time, until nothing does.
     async fn serve(self: &Arc<Self>, asking: &Asking) {
         loop {
+            others_first().await;
             let mut batch = {
                 let mut queue = asking.state.lock();
                 if queue.waiting.is_empty() {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use borough_proto::exchange::turn::others_first;
 use borough_proto::limits::DEADLINE_MAX;
 use borough_proto::{CollectionId, ShardId, wire};
 use futures::stream::FuturesUnordered;
@@ -69,7 +70,11 @@ fn packed(
         |(mut receiver, held): (mpsc::Receiver<wire::DataReply>, _)| async move {
             let first = match held {
                 Some(reply) => reply,
-                None => receiver.recv().await?,
+                None => {
+                    let first = receiver.recv().await?;
+                    others_first().await;
+                    first
+                }
             };
             let mut bytes = first.encoded_len();
             let mut replies = vec![first];

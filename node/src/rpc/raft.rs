@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use borough_proto::exchange::turn::others_first;
 use borough_proto::{ReplicaId, wire};
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
@@ -36,10 +37,7 @@ impl wire::raft_server::Raft for RaftService {
         let node = Arc::clone(&self.0);
         let tasks = node.tasks.clone();
         tasks.spawn(receive(node, request.into_inner(), sender));
-        let replies = ReceiverStream::new(receiver)
-            .ready_chunks(REPLIES_PACKED_MAX)
-            .map(|frames| Ok(wire::RaftFrames { frames }));
-        Ok(Response::new(Box::pin(replies)))
+        Ok(Response::new(Box::pin(packed(receiver))))
     }
 
     async fn install_snapshot(
@@ -72,6 +70,20 @@ impl wire::raft_server::Raft for RaftService {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
+}
+
+/// Packs the answers that are ready.
+fn packed(receiver: mpsc::Receiver<wire::RaftFrame>) -> impl Stream<Item = Result<wire::RaftFrames, Status>> {
+    futures::stream::unfold(receiver, |mut receiver| async move {
+        let mut frames = vec![receiver.recv().await?];
+        others_first().await;
+        while frames.len() < REPLIES_PACKED_MAX
+            && let Ok(next) = receiver.try_recv()
+        {
+            frames.push(next);
+        }
+        Some((Ok(wire::RaftFrames { frames }), receiver))
+    })
 }
 
 async fn receive(

@@ -14,6 +14,7 @@ mod route;
 mod sequence;
 pub mod topology;
 mod tries;
+pub mod turn;
 pub mod watch;
 
 #[cfg(test)]

@@ -174,7 +174,7 @@ impl<P: Protocol> Mux<P> {
             phase: Phase::Open,
         };
         let shared = Arc::new(Shared { limits, state: Mutex::new(state) });
-        let opening = open(Requests { shared: Arc::clone(&shared) });
+        let opening = open(Requests { shared: Arc::clone(&shared), waited: false });
         let driver = Driver { shared: Arc::clone(&shared) };
         let run = async move {
             let replies = match opening.await {
@@ -314,6 +314,8 @@ impl<P: Protocol> Shared<P> {
 /// The stream of packed requests: hand it to the call that opens the stream.
 pub struct Requests<P: Protocol> {
     shared: Arc<Shared<P>>,
+    /// Others have had their turn since the queue was found empty; see [`turn`](super::turn).
+    waited: bool,
 }
 
 impl<P: Protocol> Drop for Requests<P> {
@@ -327,9 +329,17 @@ impl<P: Protocol> Stream for Requests<P> {
     type Item = P::Requests;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<P::Requests>> {
-        let mut guard = self.shared.state.lock();
+        let Self { shared, waited } = self.get_mut();
+        let mut guard = shared.state.lock();
         let state = &mut *guard;
-        let batch = state.take_batch(&self.shared.limits);
+        if !state.queue.is_empty() && state.queue.len() < shared.limits.batch_frames_max && !*waited {
+            *waited = true;
+            drop(guard);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        *waited = false;
+        let batch = state.take_batch(&shared.limits);
         if !batch.is_empty() {
             state.silent_since.get_or_insert_with(Instant::now);
             drop(guard);

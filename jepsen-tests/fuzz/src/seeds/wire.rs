@@ -36,6 +36,10 @@ fn frames() -> wire::RaftFrames {
         Body::Vote(wire::VoteRequest { vote, last: at(8), transfer: true }),
         Body::ReadIndexReply(wire::ReadIndexReply { index: Some(9), age_ms: 3 }),
         Body::Refused("no such replica".to_owned()),
+        Body::Confirm(wire::ConfirmRequest {
+            leaderships: vec![wire::Leadership { group: 2, leader: 11, term: 5, voter: 12 }],
+        }),
+        Body::ConfirmReply(wire::ConfirmReply { holds: vec![true, false] }),
     ];
     let frame = |(call, body)| wire::RaftFrame { call, group: 2, from: 11, to: 12, body: Some(body) };
     wire::RaftFrames { frames: (1..).zip(bodies).map(frame).collect() }
