@@ -156,7 +156,8 @@ async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
     let deadline = arrived + Duration::from_millis(u64::from(request.timeout_ms)).min(DEADLINE_MAX);
     let id = ShardId(request.shard);
     let map = node.map.get();
-    let epoch = map.shard(id).map_or(0, |info| info.epoch);
+    let info = map.shard(id);
+    let epoch = info.map_or(0, |info| info.epoch);
     let Some(shard) = node.shard(id) else {
         return Served::fault(Fault::new(
             FaultCode::WrongEpoch,
@@ -166,6 +167,12 @@ async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
     if request.epoch > epoch {
         // I6: an answer from an older map than the caller's could be from the wrong members.
         let detail = format!("shard {id} is at epoch {epoch} here, {} was named", request.epoch);
+        return Served { epoch, ..Served::fault(Fault::new(FaultCode::WrongEpoch, detail)) };
+    }
+    let own = node.node_id().get();
+    if !info.is_some_and(|info| info.replicas.iter().any(|replica| replica.node == own)) {
+        // I6: the map has come, and the replica that it takes away is not closed yet.
+        let detail = format!("this node has no replica of shard {id} at epoch {epoch}");
         return Served { epoch, ..Served::fault(Fault::new(FaultCode::WrongEpoch, detail)) };
     }
     let here = |id: &str| map.shard_of_id(id).is_some_and(|info| info.id == request.shard);
