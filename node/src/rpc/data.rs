@@ -24,6 +24,7 @@ use crate::clock::now_ms;
 use crate::defect::{self, Defect};
 use crate::node::Node;
 use crate::raft::{ProposeError, ReadError, Reply, proposal};
+use crate::reorder;
 use crate::shard::{Clock, Shard, ShardReadError};
 use crate::state;
 
@@ -92,6 +93,7 @@ async fn receive(
     replies: mpsc::Sender<wire::DataReply>,
 ) {
     let messages = Arc::new(Semaphore::new(MESSAGES_MAX));
+    let carried = Arc::new(reorder::Stream::default());
     loop {
         let message = tokio::select! {
             message = requests.message() => message,
@@ -100,11 +102,12 @@ async fn receive(
         let Ok(Some(message)) = message else { return };
         // I8: a caller that does not take its answers is not read any further. The semaphore is never closed.
         let Ok(place) = Arc::clone(&messages).acquire_owned().await else { return };
-        let (batch_node, replies) = (Arc::clone(&node), replies.clone());
+        let (batch_node, replies, carried) = (Arc::clone(&node), replies.clone(), Arc::clone(&carried));
         // One task for a message, not for a request: what came together is answered together.
         node.tasks.spawn(async move {
+            let requests = message.requests.into_iter();
             let mut pending: FuturesUnordered<_> =
-                message.requests.into_iter().map(|request| answer(&batch_node, request)).collect();
+                requests.map(|request| carry(&batch_node, request, &carried)).collect();
             while let Some((reply, _permit)) = pending.next().await {
                 // The caller went away: what is left still runs, its writes were accepted.
                 let _ = replies.send(reply).await;
@@ -112,6 +115,18 @@ async fn receive(
             drop(place);
         });
     }
+}
+
+/// Comes to a request's answer, each in the order in which they are let go.
+async fn carry<'a>(
+    node: &'a Arc<Node>,
+    request: wire::DataRequest,
+    carried: &reorder::Stream,
+) -> (wire::DataReply, Option<SemaphorePermit<'a>>) {
+    carried.comes().await;
+    let answered = answer(node, request).await;
+    carried.leaves().await;
+    answered
 }
 
 /// The answer, and the request's place, which it has until the answer is queued.
