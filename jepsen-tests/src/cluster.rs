@@ -122,7 +122,7 @@ impl Cluster {
         &self.dir
     }
 
-    /// Starts one more node, joining through all that run.
+    /// Starts one more node, joining through all members.
     ///
     /// # Errors
     /// As [`Node::start`].
@@ -138,8 +138,9 @@ impl Cluster {
     /// # Errors
     /// As [`Node::prepare`].
     pub fn another_node(&self) -> anyhow::Result<Node> {
-        let seeds: Vec<String> =
-            self.nodes.iter().filter(|node| node.running()).map(|node| node.addr.clone()).collect();
+        // All may be dead at this moment: it waits for them.
+        let members = self.nodes.iter().filter(|node| !node.retired);
+        let seeds: Vec<String> = members.map(|node| node.addr.clone()).collect();
         let number = self.nodes.len() + 1;
         prepare_node(&self.dir, number, &seeds, &self.options, self.links.as_ref())
     }

@@ -26,6 +26,7 @@ pub mod load;
 pub mod looker;
 pub mod nemesis;
 pub mod preload;
+pub mod prober;
 pub mod process;
 pub mod proxy;
 pub mod record;

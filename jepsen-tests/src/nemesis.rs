@@ -15,6 +15,7 @@ mod machine;
 mod membership;
 mod partitions;
 mod processes;
+mod reorder;
 
 pub use director::Director;
 
@@ -35,6 +36,7 @@ pub enum Nemesis {
     PartitionBridge,
     LinkDelay,
     LinkLoss,
+    LinkReorder,
     CutCallers,
     Membership,
     RollingRestart,
@@ -73,7 +75,7 @@ pub struct Event {
 }
 
 impl Nemesis {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::None,
         Self::KillMinority,
         Self::KillLeader,
@@ -88,6 +90,7 @@ impl Nemesis {
         Self::PartitionBridge,
         Self::LinkDelay,
         Self::LinkLoss,
+        Self::LinkReorder,
         Self::CutCallers,
         Self::Membership,
         Self::RollingRestart,
@@ -119,6 +122,7 @@ impl Nemesis {
             Self::PartitionBridge => "partition-bridge",
             Self::LinkDelay => "link-delay",
             Self::LinkLoss => "link-loss",
+            Self::LinkReorder => "link-reorder",
             Self::Membership => "membership",
             Self::RollingRestart => "rolling-restart",
             Self::DiskFull => "disk-full",
@@ -152,6 +156,7 @@ impl Nemesis {
             Self::PartitionBridge => "two halves that only one node in the middle connects (five nodes)",
             Self::LinkDelay => "slow links between some nodes and routers",
             Self::LinkLoss => "connections between nodes and routers break at random",
+            Self::LinkReorder => "messages to some nodes, or to all, and their answers overtake each other",
             Self::Membership => "a node joins, another is drained and removed",
             Self::RollingRestart => "SIGTERM and a new start, node by node, router by router",
             Self::DiskFull => "no file grows on some nodes, or on all",
@@ -197,6 +202,7 @@ impl Nemesis {
             | Self::KillRouter
             | Self::Pause
             | Self::PauseLeader
+            | Self::LinkReorder
             | Self::CutCallers
             | Self::Membership
             | Self::RollingRestart
@@ -279,7 +285,7 @@ impl Nemesis {
             Self::PartitionMajority | Self::PartitionOneWay | Self::PartitionRing | Self::PartitionBridge => {
                 3000..9000
             }
-            Self::LinkDelay | Self::LinkLoss | Self::CutCallers => 3000..7000,
+            Self::LinkDelay | Self::LinkLoss | Self::LinkReorder | Self::CutCallers => 3000..7000,
             Self::DiskFull | Self::SlowFsync => 2000..7000,
             Self::FailingFsync => 1000..4000,
             Self::PowerLoss => 300..4000,

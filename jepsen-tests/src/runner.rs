@@ -11,9 +11,10 @@ use rand::RngExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::checker;
+use crate::checker::{self, epoch};
 use crate::cluster::{Cluster, Options, Preload};
 use crate::nemesis::{Director, Means, Nemesis, schedule};
+use crate::prober::Prober;
 use crate::record::{Call, Kind, Record, Recorder, calls, write_edn};
 use crate::replicas;
 use crate::workload::{Site, Workload};
@@ -110,13 +111,18 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
     // Dropped only here: a verdict on what was answered does not need it, its logs do.
     drop(cluster);
     let calls = calls(&seen.records).context("pair the calls of the history").map_err(harness)?;
-    let judged = judge::judge(plan.workload, &calls, judge::tolerance(&plan.nemeses));
-    seen.judged.push(judged.to_string());
-    let told = anyhow::anyhow!("{judged}");
-    match judged.verdict {
-        checker::Verdict::Valid => {}
-        checker::Verdict::Invalid(_) => return Err(Failure::Violation(told)),
-        checker::Verdict::Unknown(_) => return Err(Failure::Harness(told)),
+    let (calls, probes) = epoch::split(calls);
+    let judged = [
+        judge::judge(plan.workload, &calls, judge::tolerance(&plan.nemeses)),
+        epoch::check(&probes, epoch::membership_changed(&seen.records)),
+    ];
+    seen.judged.extend(judged.iter().map(ToString::to_string));
+    let any = |wanted: fn(&checker::Verdict) -> bool| judged.iter().find(|report| wanted(&report.verdict));
+    if let Some(told) = any(|verdict| matches!(verdict, checker::Verdict::Invalid(_))) {
+        return Err(Failure::Violation(anyhow::anyhow!("{told}")));
+    }
+    if let Some(told) = any(|verdict| matches!(verdict, checker::Verdict::Unknown(_))) {
+        return Err(Failure::Harness(anyhow::anyhow!("{told}")));
     }
     let faults = site.faults();
     if !faults.is_empty() {
@@ -194,6 +200,7 @@ async fn live(
     site: &Arc<Site>,
     director: &Director,
 ) -> anyhow::Result<()> {
+    let prober = Prober::start(cluster, site.recorder.clone()).await.context("start to ask for epochs")?;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     for number in 0..plan.callers {
         tasks.spawn(call(Arc::clone(site), number, plan.pause(), stop.clone()));
@@ -208,6 +215,7 @@ async fn live(
         Err(error) => Err(error),
     };
     stop.cancel();
+    prober.stop().await;
     tokio::time::timeout(CALLS_LIMIT, tasks.wait()).await.context("callers do not end")?;
     healed?;
     site.caller(plan.callers).last_reads().await
@@ -261,13 +269,23 @@ fn enough(plan: &Plan, calls: &[Call], director: &Director) -> anyhow::Result<()
 pub fn check_file(workload: Workload, path: &Path) -> anyhow::Result<(String, u8)> {
     let records = crate::record::read(path).with_context(|| format!("read {}", path.display()))?;
     let calls = calls(&records).context("pair the calls of the history")?;
-    let judged = judge::judge(workload, &calls, judge::tolerance(&[]));
-    let code = match judged.verdict {
+    let (calls, probes) = epoch::split(calls);
+    let mut judged = vec![judge::judge(workload, &calls, judge::tolerance(&[]))];
+    let changed = epoch::membership_changed(&records);
+    // Earlier histories have none.
+    if changed || !probes.is_empty() {
+        judged.push(epoch::check(&probes, changed));
+    }
+    let code = |report: &checker::Report| match report.verdict {
         checker::Verdict::Valid => 0,
         checker::Verdict::Invalid(_) => 1,
         checker::Verdict::Unknown(_) => 2,
     };
-    Ok((judged.to_string(), code))
+    // A violation goes before what could not be decided.
+    let codes: Vec<u8> = judged.iter().map(code).collect();
+    let code = codes.iter().copied().find(|code| *code == 1).or(codes.iter().copied().max()).unwrap_or(2);
+    let told: Vec<String> = judged.iter().map(ToString::to_string).collect();
+    Ok((told.join("\n"), code))
 }
 
 /// Where runs are kept unless told.

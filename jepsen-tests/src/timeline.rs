@@ -8,6 +8,7 @@ mod sample;
 
 use std::io;
 
+use crate::checker::epoch;
 use crate::record::{Call, Kind, NEMESIS, Record, calls};
 use faults::Fault;
 use sample::Point;
@@ -39,6 +40,7 @@ b.info{color:#c81e1e}";
 /// Those of `to`; `InvalidData` when the records do not make calls.
 pub fn write_html(title: &str, records: &[Record], mut to: impl io::Write) -> io::Result<()> {
     let calls = calls(records).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    let (calls, _) = epoch::split(calls);
     let end_ns = records.iter().map(|record| record.time_ns).max().unwrap_or(0).max(1);
     let nemesis: Vec<&Record> = records.iter().filter(|record| record.process == NEMESIS).collect();
     let faults = faults::faults(&nemesis, end_ns);

@@ -72,3 +72,8 @@ async fn listings_are_complete_while_nodes_come_and_go() -> anyhow::Result<()> {
 async fn increments_cut_in_the_middle_count_once_while_leaders_die() -> anyhow::Result<()> {
     passes(Workload::Counter, &[Nemesis::CutCallers, Nemesis::KillLeader], 15).await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_are_serializable_while_messages_overtake_each_other() -> anyhow::Result<()> {
+    passes(Workload::Append, &[Nemesis::LinkReorder], 17).await
+}

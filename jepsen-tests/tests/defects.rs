@@ -94,3 +94,13 @@ async fn sessions_that_are_forgotten_go_back() -> anyhow::Result<()> {
 async fn bounds_that_are_forgotten_are_exceeded() -> anyhow::Result<()> {
     found("forget-staleness", Workload::Stale, &[Nemesis::PartitionMajority], "stale: INVALID").await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_answers_by_an_old_map_is_seen() -> anyhow::Result<()> {
+    found("ignore-epoch", Workload::Set, &[Nemesis::Membership], "answer at an older epoch").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_goes_back_to_an_old_map_is_seen() -> anyhow::Result<()> {
+    found("older-maps", Workload::Set, &[Nemesis::Membership], "epoch went back").await
+}

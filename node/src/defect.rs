@@ -22,6 +22,10 @@ pub enum Defect {
     ForgetSession,
     /// Replicas answer reads that may be stale however stale they are.
     ForgetStaleness,
+    /// Requests that name a newer epoch than the node's map has are answered all the same (I6).
+    IgnoreEpoch,
+    /// Any other map replaces the one that the node has, also an older one (I6).
+    OlderMaps,
 }
 
 #[cfg(feature = "defects")]
@@ -30,7 +34,7 @@ mod chosen {
 
     use super::Defect;
 
-    const ALL: [(&str, Defect); 8] = [
+    const ALL: [(&str, Defect); 10] = [
         ("answer-before-sync", Defect::AnswerBeforeSync),
         ("skip-directory-sync", Defect::SkipDirectorySync),
         ("read-without-quorum", Defect::ReadWithoutQuorum),
@@ -39,6 +43,8 @@ mod chosen {
         ("forget-requests", Defect::ForgetRequests),
         ("forget-session", Defect::ForgetSession),
         ("forget-staleness", Defect::ForgetStaleness),
+        ("ignore-epoch", Defect::IgnoreEpoch),
+        ("older-maps", Defect::OlderMaps),
     ];
 
     static CHOSEN: LazyLock<Option<Defect>> = LazyLock::new(|| {

@@ -20,6 +20,7 @@ pub mod node;
 pub mod placement;
 pub mod raft;
 pub mod registry;
+mod reorder;
 pub mod rpc;
 pub mod shard;
 pub mod state;

@@ -37,6 +37,7 @@ use crate::placement::drive;
 use crate::placement::observe::Observed;
 use crate::raft::{Groups, Peers};
 use crate::registry::{Registry, Standing};
+use crate::reorder;
 use crate::rpc::admin;
 use crate::rpc::cluster::ClusterService;
 use crate::rpc::data::DataService;
@@ -88,6 +89,7 @@ pub async fn run_in(
 ) -> Result<(), RunError> {
     let dir = DataDir::open(&config.data_dir)?;
     crash::watch(dir.path());
+    reorder::watch(dir.path());
     let incoming = environment.incoming.take();
     let node = build(config, dir, environment).await?;
     let result = serve(&node, &shutdown, incoming).await;

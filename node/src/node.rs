@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::crash;
+use crate::defect::{self, Defect};
 use crate::identity::{DataDir, Identity};
 use crate::placement::catalog_machine::CatalogMachine;
 use crate::placement::observe::Observed;
@@ -96,7 +97,8 @@ impl MapCell {
     /// Takes `map` when it is newer than what is held.
     pub fn offer(&self, map: Arc<ClusterMap>) -> bool {
         self.sender.send_if_modified(|held| {
-            let newer = map.epoch() > held.epoch()
+            let other = defect::has(Defect::OlderMaps) && map.epoch() != held.epoch();
+            let newer = (other || map.epoch() > held.epoch())
                 && (held.cluster_id().is_empty() || held.cluster_id() == map.cluster_id());
             if newer {
                 *held = map;

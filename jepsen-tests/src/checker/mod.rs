@@ -9,6 +9,7 @@
 pub mod append;
 pub mod counter;
 mod elements;
+pub mod epoch;
 pub mod equality;
 pub mod idempotent;
 pub mod linearizable;

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::field::Field;
 use super::machine::{self, Order, restart_excused};
 use super::processes::{DoesNotStart, choose, kill, kill_router, launch, launch_router, roll, roll_back};
-use super::{Event, Nemesis, Phase, damage, membership, partitions};
+use super::{Event, Nemesis, Phase, damage, membership, partitions, reorder};
 use crate::cluster::{Cluster, HEAL_LIMIT};
 use crate::record::{Kind, NEMESIS, Recorder};
 use crate::wait::until;
@@ -42,6 +42,8 @@ enum Undo {
     Callers,
     /// Everything goes back to the build under test.
     Build,
+    /// Messages keep their order again.
+    Reorder(reorder::Order),
     /// To the library that is preloaded.
     Order(Order),
     /// Nodes of which an fsync failed; whatever it is that they do then, they are started again, by this seed without what
@@ -229,6 +231,11 @@ impl Director {
                 let _in_turn = self.in_turn.lock().await;
                 roll_back(field).await?;
             }
+            Undo::Reorder(order) => {
+                let overtaken = reorder::end(field, &order).await?;
+                self.took_effect(nemesis, overtaken);
+                ended = met(json!({"overtaken": overtaken}));
+            }
             Undo::Order(order) => {
                 self.took_effect(nemesis, field.with(|cluster| order.take_back(cluster))?);
                 let again = restart_excused(field, &self.ordered()).await?;
@@ -356,6 +363,10 @@ impl Director {
                 cluster.links.as_ref().context("links have no proxies")?.set(event.fault, rules);
                 Ok((Some(Undo::Links), met))
             }),
+            Nemesis::LinkReorder => {
+                let (order, met) = reorder::begin(field, &self.awake(field), &mut rng).await?;
+                Ok((Some(Undo::Reorder(order)), met))
+            }
             Nemesis::CutCallers => {
                 let share = rng.random_range(0.02..0.25);
                 field.with(|cluster| {

@@ -78,17 +78,21 @@ impl<'a> Field<'a> {
         found.with_context(|| format!("no node has id {id}"))
     }
 
+    /// What a node tells in its metrics; nothing when it does not answer.
+    pub async fn metrics(&self, at: usize) -> Option<String> {
+        let admin = self.with(|cluster| cluster.nodes.get(at).map(|node| node.admin.clone()))?;
+        let page = async { reqwest::get(format!("http://{admin}/metrics")).await?.text().await };
+        tokio::time::timeout(ANSWER_LIMIT, page).await.ok()?.ok()
+    }
+
     /// Where the node stands that says in its metrics that it leads the meta group.
     ///
     /// # Errors
     /// When none says so.
     pub async fn meta_leader(&self) -> anyhow::Result<usize> {
         for at in self.running() {
-            let admin = self.with(|cluster| cluster.nodes.get(at).map(|node| node.admin.clone()));
-            let Some(admin) = admin else { continue };
-            let page = async { reqwest::get(format!("http://{admin}/metrics")).await?.text().await };
             // One that is stopped does not answer, and is not the one that is looked for.
-            let Ok(Ok(page)) = tokio::time::timeout(ANSWER_LIMIT, page).await else { continue };
+            let Some(page) = self.metrics(at).await else { continue };
             if page.lines().any(|line| line.trim() == "borough_meta_leader 1") {
                 return Ok(at);
             }

@@ -35,14 +35,17 @@ pub async fn replace_one(field: &Field<'_>, awake: &[usize], rng: &mut StdRng) -
     .await?;
     let at = *choose(rng, awake, 1)?.first().context("no node")?;
     let (id, left) = (identity(field, at)?, field.name(at));
-    until(JOIN_LIMIT, "the drain to begin", || async {
+    let gave = until(JOIN_LIMIT, "the drain to begin", || async {
+        let status = field.status().await?;
+        let node = status.nodes.iter().find(|node| node.id == id).context("it is not in the status")?;
         let answer = router(field)?.post(&format!("/admin/v1/nodes/{id}:drain"), &json!({})).send().await?;
         ensure!(matches!(answer.status, 200 | 202), "{answer}");
-        serde_json::from_slice::<OperationStatus>(&answer.body).with_context(|| answer.to_string())
+        serde_json::from_slice::<OperationStatus>(&answer.body).with_context(|| answer.to_string())?;
+        Ok(node.replicas)
     })
     .await?;
     remove(field, id).await?;
-    Ok(json!({"joined": joined, "left": left}))
+    Ok(json!({"joined": joined, "left": left, "gave": gave}))
 }
 
 fn identity(field: &Field<'_>, at: usize) -> anyhow::Result<u64> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use super::Plan;
+use crate::checker::epoch::{self, Probed};
 use crate::checker::{self, Counts};
 use crate::record::{NEMESIS, Record, calls};
 use crate::timeline::write_html;
@@ -49,7 +50,10 @@ pub struct Report {
     pub workload: &'static str,
     pub nemeses: String,
     pub seed: u64,
+    /// Of the callers.
     pub counts: Counts,
+    /// Of the prober that asks all nodes for epochs.
+    pub probed: Probed,
     pub faults: usize,
     /// Faults that could not be made, and why.
     pub missed: Vec<String>,
@@ -68,13 +72,15 @@ impl Report {
         missed: Vec<String>,
         dir: Option<PathBuf>,
     ) -> Self {
+        // What cannot be paired is told by the verdict.
+        let (calls, probes) = epoch::split(calls(records).unwrap_or_default());
         Self {
             name: plan.name(),
             workload: plan.workload.name(),
             nemeses: plan.nemesis_names(),
             seed: plan.seed,
-            // What cannot be paired is told by the verdict.
-            counts: calls(records).map(|calls| checker::counts(&calls)).unwrap_or_default(),
+            counts: checker::counts(&calls),
+            probed: epoch::probed(&probes),
             faults,
             missed,
             verdict,
@@ -87,9 +93,11 @@ impl Report {
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Counts { ok, fail, info } = self.counts;
+        let Probed { asked, answered, grown } = self.probed;
         write!(
             f,
-            "{} seed {}: {} ({ok} ok, {fail} fail, {info} info, {} faults)",
+            "{} seed {}: {} ({ok} ok, {fail} fail, {info} info, {} faults; {grown} newer epochs, {answered} of {asked} \
+             questions about them answered)",
             self.name,
             self.seed,
             self.verdict.word(),
@@ -111,13 +119,14 @@ impl std::fmt::Display for Report {
 /// All runs, a line each.
 pub fn table(reports: &[Report]) -> String {
     let mut lines = vec![format!(
-        "{:<12} {:<20} {:>8} {:>7} {:>6} {:>6} {:>6}  verdict",
-        "workload", "nemesis", "seed", "ok", "fail", "info", "faults"
+        "{:<12} {:<20} {:>8} {:>7} {:>6} {:>6} {:>6} {:>7} {:>6}  verdict",
+        "workload", "nemesis", "seed", "ok", "fail", "info", "faults", "probes", "epochs"
     )];
     for report in reports {
         let Counts { ok, fail, info } = report.counts;
+        let Probed { asked, grown, .. } = report.probed;
         lines.push(format!(
-            "{:<12} {:<20} {:>8} {ok:>7} {fail:>6} {info:>6} {:>6}  {}",
+            "{:<12} {:<20} {:>8} {ok:>7} {fail:>6} {info:>6} {:>6} {asked:>7} {grown:>6}  {}",
             report.workload,
             report.nemeses,
             report.seed,

@@ -1,6 +1,10 @@
 //! Exit codes, what is skipped, and the command that repeats a run.
 
+use serde_json::{Value, json};
+
 use super::*;
+use crate::checker::epoch::FENCE;
+use crate::record::NEMESIS;
 
 fn plan() -> Plan {
     Plan::new(Workload::Set, vec![Nemesis::KillLeader, Nemesis::Membership], Duration::from_secs(5), 9)
@@ -49,4 +53,44 @@ fn the_command_repeats_the_run() {
     ] {
         assert!(command.contains(part), "{part} in {command}");
     }
+}
+
+/// A history that a set passes, then what `more` takes down.
+fn judged_with(more: impl FnOnce(&Recorder)) -> (String, u8) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("history.jsonl");
+    let recorder = Recorder::create(&path).unwrap();
+    let process = recorder.process();
+    let ok = |f: &str, input: Value, output: Value| {
+        recorder.invoke(process, f, "k", input);
+        recorder.end(process, Kind::Ok, f, "k", output, None);
+    };
+    ok("add", json!(1), json!(1));
+    ok("read", Value::Null, json!([1]));
+    more(&recorder);
+    recorder.finish().unwrap();
+    check_file(Workload::Set, &path).unwrap()
+}
+
+#[test]
+fn epochs_are_judged_beside_the_workload_and_moves_that_nobody_probed_show_nothing() {
+    let fence = |recorder: &Recorder, named: u64, epoch: u64| {
+        let process = recorder.process();
+        recorder.invoke(process, FENCE, "shard-0", json!({"stream": 1, "named": named}));
+        recorder.end(process, Kind::Ok, FENCE, "shard-0", json!({"node": 1, "epoch": epoch}), None);
+    };
+    let moved = |recorder: &Recorder| {
+        recorder.end(NEMESIS, Kind::Info, "membership", "", json!({"phase": "end", "met": {"gave": 8}}), None)
+    };
+    assert_eq!(judged_with(|_| {}).1, 0);
+    assert_eq!(judged_with(|recorder| fence(recorder, 3, 3)).1, 0);
+    let (told, code) = judged_with(|recorder| fence(recorder, 3, 2));
+    assert!(code == 1 && told.contains("set: valid") && told.contains("epoch: INVALID"), "{told}");
+    assert_eq!(judged_with(moved).1, 2);
+    // A violation goes before what shows nothing.
+    let both = judged_with(|recorder| {
+        moved(recorder);
+        fence(recorder, 3, 2);
+    });
+    assert_eq!(both.1, 1, "{}", both.0);
 }

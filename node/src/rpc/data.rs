@@ -25,6 +25,7 @@ use crate::clock::now_ms;
 use crate::defect::{self, Defect};
 use crate::node::Node;
 use crate::raft::{ProposeError, ReadError, Reply, proposal};
+use crate::reorder;
 use crate::shard::{Clock, Shard, ShardReadError};
 use crate::state;
 
@@ -97,6 +98,7 @@ async fn receive(
     replies: mpsc::Sender<wire::DataReply>,
 ) {
     let messages = Arc::new(Semaphore::new(MESSAGES_MAX));
+    let carried = Arc::new(reorder::Stream::default());
     loop {
         let message = tokio::select! {
             message = requests.message() => message,
@@ -105,11 +107,12 @@ async fn receive(
         let Ok(Some(message)) = message else { return };
         // I8: a caller that does not take its answers is not read any further. The semaphore is never closed.
         let Ok(place) = Arc::clone(&messages).acquire_owned().await else { return };
-        let (batch_node, replies) = (Arc::clone(&node), replies.clone());
+        let (batch_node, replies, carried) = (Arc::clone(&node), replies.clone(), Arc::clone(&carried));
         // One task for a message, not for a request: what came together is answered together.
         node.tasks.spawn(async move {
+            let requests = message.requests.into_iter();
             let mut pending: FuturesUnordered<_> =
-                message.requests.into_iter().map(|request| answer(&batch_node, request)).collect();
+                requests.map(|request| carry(&batch_node, request, &carried)).collect();
             while let Some((reply, _permit)) = pending.next().await {
                 // The caller went away: what is left still runs, its writes were accepted.
                 let _ = replies.send(reply).await;
@@ -117,6 +120,18 @@ async fn receive(
             drop(place);
         });
     }
+}
+
+/// Comes to a request's answer, each in the order in which they are let go.
+async fn carry<'a>(
+    node: &'a Arc<Node>,
+    request: wire::DataRequest,
+    carried: &reorder::Stream,
+) -> (wire::DataReply, Option<SemaphorePermit<'a>>) {
+    carried.comes().await;
+    let answered = answer(node, request).await;
+    carried.leaves().await;
+    answered
 }
 
 /// The answer, and the request's place, which it has until the answer is queued.
@@ -161,16 +176,23 @@ async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
     let deadline = arrived + Duration::from_millis(u64::from(request.timeout_ms)).min(DEADLINE_MAX);
     let id = ShardId(request.shard);
     let map = node.map.get();
-    let epoch = map.shard(id).map_or(0, |info| info.epoch);
+    let info = map.shard(id);
+    let epoch = info.map_or(0, |info| info.epoch);
     let Some(shard) = node.shard(id) else {
         return Served::fault(Fault::new(
             FaultCode::WrongEpoch,
             format!("this node has no replica of shard {id}"),
         ));
     };
-    if request.epoch > epoch {
+    if request.epoch > epoch && !defect::has(Defect::IgnoreEpoch) {
         // I6: an answer from an older map than the caller's could be from the wrong members.
         let detail = format!("shard {id} is at epoch {epoch} here, {} was named", request.epoch);
+        return Served { epoch, ..Served::fault(Fault::new(FaultCode::WrongEpoch, detail)) };
+    }
+    let own = node.node_id().get();
+    if !info.is_some_and(|info| info.replicas.iter().any(|replica| replica.node == own)) {
+        // I6: the map has come, and the replica that it takes away is not closed yet.
+        let detail = format!("this node has no replica of shard {id} at epoch {epoch}");
         return Served { epoch, ..Served::fault(Fault::new(FaultCode::WrongEpoch, detail)) };
     }
     let here = |id: &str| map.shard_of_id(id).is_some_and(|info| info.id == request.shard);

@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::raft_frame::Body;
 
 use crate::node::Node;
+use crate::reorder;
 
 const REPLIES_QUEUED_MAX: usize = 4096;
 const REPLIES_PACKED_MAX: usize = 512;
@@ -91,22 +92,40 @@ async fn receive(
     mut frames: Streaming<wire::RaftFrames>,
     replies: mpsc::Sender<wire::RaftFrame>,
 ) {
+    let carried = Arc::new(reorder::Stream::default());
     loop {
         let message = tokio::select! {
             message = frames.message() => message,
             () = node.stop.cancelled() => return,
         };
         let Ok(Some(message)) = message else { return };
-        let (serving, replies) = (Arc::clone(&node), replies.clone());
+        let (serving, replies, carried) = (Arc::clone(&node), replies.clone(), Arc::clone(&carried));
         node.tasks.spawn(async move {
+            let frames = message.frames.into_iter();
             let mut pending: FuturesUnordered<_> =
-                message.frames.into_iter().map(|frame| answer(&serving, frame)).collect();
+                frames.map(|frame| carry(&serving, frame, &carried)).collect();
             while let Some(reply) = pending.next().await {
                 // The peer went away; Raft asks again on the next stream.
                 let _ = replies.send(reply).await;
             }
         });
     }
+}
+
+/// Comes to a frame's answer, each in the order in which they are let go.
+async fn carry(node: &Arc<Node>, frame: wire::RaftFrame, carried: &Arc<reorder::Stream>) -> wire::RaftFrame {
+    carried.comes().await;
+    if reorder::twice() {
+        let (node, again, carried) = (Arc::clone(node), frame.clone(), Arc::clone(carried));
+        node.tasks.clone().spawn(async move {
+            carried.comes().await;
+            // Its answer is to a call that has one.
+            answer(&node, again).await
+        });
+    }
+    let reply = answer(node, frame).await;
+    carried.leaves().await;
+    reply
 }
 
 async fn answer(node: &Node, frame: wire::RaftFrame) -> wire::RaftFrame {
