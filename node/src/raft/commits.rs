@@ -70,3 +70,48 @@ impl Commits {
         join_all(telling).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use borough_proto::exchange::channel::ChannelSettings;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::node::MapCell;
+
+    fn word(commit: u64) -> wire::RaftFrame {
+        let commit = Some(wire::LogId { term: 1, index: commit });
+        let append = wire::AppendRequest { commit, ..Default::default() };
+        wire::RaftFrame { body: Some(wire::raft_frame::Body::Append(append)), ..Default::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_word_to_each_leaves_after_a_moment_unless_entries_overtake_it() {
+        let tasks = TaskTracker::new();
+        let book = Arc::new(MapCell::default());
+        let peers = Peers::new(book, ChannelSettings::default(), tasks.clone(), CancellationToken::new());
+        let commits = Commits::new(peers, tasks.clone());
+        let (node, other) = (NodeId(2), NodeId(3));
+        commits.tell(node, ReplicaId(5), word(7));
+        commits.tell(node, ReplicaId(5), word(8));
+        commits.tell(node, ReplicaId(6), word(9));
+        commits.tell(other, ReplicaId(7), word(1));
+        assert_eq!(tasks.len(), 2, "one task a node");
+        commits.overtaken(node, ReplicaId(6));
+        commits.overtaken(other, ReplicaId(7));
+        {
+            let waiting = commits.waiting.lock();
+            let left: Vec<_> = waiting.get(&node).into_iter().flatten().collect();
+            assert_eq!(left, [(&ReplicaId(5), &word(8))]);
+            assert!(waiting.get(&other).is_some_and(BTreeMap::is_empty));
+        }
+        tasks.close();
+        tasks.wait().await;
+        assert!(commits.waiting.lock().is_empty());
+        // The next word finds nobody waiting, and so is told as well.
+        commits.tell(node, ReplicaId(5), word(10));
+        assert_eq!(tasks.len(), 1);
+        tasks.wait().await;
+        assert!(commits.waiting.lock().is_empty());
+    }
+}

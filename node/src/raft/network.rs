@@ -226,8 +226,7 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Appending<'_, S
         loop {
             let request = self.requests.next().await?;
             let (previous, entries) = (request.prev_log_id, request.entries.len());
-            // Only behind entries of the same stream: a request that stands alone is asked for its answer.
-            if entries == 0 && previous.is_some() && previous == self.acknowledged {
+            if entries == 0 && is_word(previous, self.acknowledged) {
                 self.network.tell_committed(&request);
                 continue;
             }
@@ -248,6 +247,12 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Appending<'_, S
             });
         }
     }
+}
+
+/// Whether a request without entries behind `previous` needs no answer: the other one has acknowledged that position in the same
+/// stream, so it is only to hear what is committed. One that stands alone asks whether it has the position, or is a heartbeat.
+fn is_word(previous: Option<LogId>, acknowledged: Option<LogId>) -> bool {
+    previous.is_some() && previous == acknowledged
 }
 
 fn vote_request(rpc: &VoteRequest<TypeConfig>) -> wire::VoteRequest {
@@ -395,5 +400,21 @@ impl RaftNetworkV2<TypeConfig> for Network {
 
     fn backoff(&self) -> Option<Backoff> {
         Some(Backoff::new(std::iter::repeat(Duration::from_millis(100))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::types::log_id;
+
+    #[test]
+    fn only_what_follows_acknowledged_entries_needs_no_answer() {
+        let (third, fourth) = (Some(log_id(2, 3)), Some(log_id(2, 4)));
+        assert!(is_word(fourth, fourth));
+        assert!(!is_word(fourth, None), "a heartbeat, or a probe");
+        assert!(!is_word(fourth, third));
+        assert!(!is_word(third, fourth));
+        assert!(!is_word(None, None), "of an empty log nothing was acknowledged");
     }
 }

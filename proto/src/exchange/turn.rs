@@ -20,3 +20,28 @@ pub async fn others_first() {
     })
     .await;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_is_ready_has_had_its_turn() {
+        let (tasks, done) = (TaskTracker::new(), Arc::new(AtomicUsize::new(0)));
+        let before = Arc::clone(&done);
+        let waiting = tasks.spawn(async move {
+            others_first().await;
+            before.load(Ordering::Relaxed)
+        });
+        for _ in 0..3 {
+            let done = Arc::clone(&done);
+            tasks.spawn(async move { done.fetch_add(1, Ordering::Relaxed) });
+        }
+        assert_eq!(waiting.await.unwrap(), 3);
+    }
+}

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::node::MapCell;
 use crate::raft::commits::Commits;
+use crate::raft::confirm::Confirmer;
 use crate::raft::log_storage::LogStorage;
 use crate::raft::network::NetworkFactory;
 use crate::raft::snapshot::SnapshotSender;
@@ -254,7 +255,8 @@ fn failed_flush_stops_the_group_and_purges_nothing() {
             raft.client_write(proposal(&command)).await.unwrap();
         }
         let mut metrics = raft.metrics();
-        let group = Group::new(raft, state, peers);
+        let group =
+            Group::new(raft, state, Arc::clone(&peers), Confirmer::new(Arc::clone(&peers), peers.tasks()));
         assert_eq!(group.failure(), None);
         group.compact(0).await.expect_err("a flush that fails is told");
         let stopped = async {
@@ -307,7 +309,12 @@ fn failed_drain_stops_the_group_and_purges_nothing() {
                 assert!(n < 10_000, "the engine was given nothing");
             }
             let mut stopped = metrics.clone();
-            let group = Group::new(raft, state, peers);
+            let group = Group::new(
+                raft,
+                state,
+                Arc::clone(&peers),
+                Confirmer::new(Arc::clone(&peers), peers.tasks()),
+            );
             if by_flush {
                 group.compact(0).await.expect_err("what is not written cannot be flushed");
             }
