@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use borough_client::{Admin, Error};
-use borough_proto::http_api::{MoveStatus, OperationStatus, PlannedShare, RebalancePlan};
+use borough_proto::http_api::{ClusterStatus, MoveStatus, OperationStatus, PlannedShare, RebalancePlan};
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
@@ -32,11 +32,12 @@ fn admin(target: &Target) -> Result<Admin> {
 pub async fn rebalance(args: RebalanceArgs) -> Result<()> {
     let admin = admin(&args.target)?;
     let plan = admin.rebalance_plan().await?;
+    if plan.moves.is_empty() && plan.transfers == 0 {
+        let (operations, status) = (admin.operations().await?, admin.status().await?);
+        return print(&nothing(&plan, &operations, &status));
+    }
     if args.plan {
         return print(&show(&plan));
-    }
-    if plan.moves.is_empty() && plan.transfers == 0 {
-        return print("replicas and leaders are even: there is nothing to move\n");
     }
     if !args.yes {
         print(&show(&plan))?;
@@ -182,11 +183,43 @@ async fn watch(admin: &Admin, mut operation: OperationStatus) -> Result<()> {
     if operation.state == "done" { Ok(()) } else { bail!("operation {id} was {}", operation.state) }
 }
 
+/// Why a plan has nothing to do: what is under way counts as done in it, and what has no place to go is not in it.
+fn nothing(plan: &RebalancePlan, operations: &[OperationStatus], status: &ClusterStatus) -> String {
+    let open = operations.iter().filter(|operation| matches!(operation.state.as_str(), "running" | "paused"));
+    let open: Vec<_> = open
+        .map(|operation| {
+            format!(
+                "  operation {} ({}, {}): {} of {} moves\n",
+                operation.id, operation.kind, operation.state, operation.moves_done, operation.moves_total
+            )
+        })
+        .collect();
+    let lacking = status.shards.iter().filter(|shard| shard.state == "underReplicated").count();
+    let mut text = if !open.is_empty() {
+        format!("nothing to move besides what is under way:\n{}", open.concat())
+    } else if lacking > 0 {
+        format!(
+            "{lacking} of {} shards lack replicas that no node can take: nothing to move\n",
+            status.shards.len()
+        )
+    } else {
+        "replicas and leaders are even: there is nothing to move\n".to_owned()
+    };
+    text.push_str(&too_few(plan));
+    text
+}
+
+/// The shards that lack replicas for want of nodes, if there are any.
+fn too_few(plan: &RebalancePlan) -> String {
+    if plan.short.is_empty() {
+        return String::new();
+    }
+    let short: Vec<_> = plan.short.iter().map(u32::to_string).collect();
+    format!("too few nodes for all replicas of shards {}\n", short.join(" "))
+}
+
 /// The plan for people.
 fn show(plan: &RebalancePlan) -> String {
-    if plan.moves.is_empty() && plan.transfers == 0 {
-        return "replicas and leaders are even: there is nothing to move\n".to_owned();
-    }
     let mut text = format!(
         "{} moves, {} to copy, {} leaders change nodes\n",
         plan.moves.len(),
@@ -214,10 +247,7 @@ fn show(plan: &RebalancePlan) -> String {
         ]);
     }
     text.push_str(&format!("{nodes}\n"));
-    if !plan.short.is_empty() {
-        let short: Vec<_> = plan.short.iter().map(u32::to_string).collect();
-        text.push_str(&format!("too few nodes for all replicas of shards {}\n", short.join(" ")));
-    }
+    text.push_str(&too_few(plan));
     text
 }
 
@@ -229,7 +259,7 @@ fn move_row(step: &MoveStatus) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use borough_proto::http_api::PlannedNode;
+    use borough_proto::http_api::{PlannedNode, ShardStatus};
 
     use super::*;
 
@@ -250,6 +280,28 @@ mod tests {
         for part in ["2 moves, 2.00 KiB to copy, 3 leaders", "7", "meta", "0 → 2", "shards 9"] {
             assert!(text.contains(part), "{part} in {text}");
         }
-        assert!(show(&RebalancePlan::default()).contains("nothing to move"));
+    }
+
+    #[test]
+    fn a_plan_without_moves_tells_why() {
+        let even = (RebalancePlan::default(), ClusterStatus::default());
+        assert!(nothing(&even.0, &[], &even.1).contains("are even"));
+        let operation = |state: &str| OperationStatus {
+            id: "10".to_owned(),
+            kind: "rebalance".to_owned(),
+            state: state.to_owned(),
+            moves_done: 1,
+            moves_total: 17,
+            ..Default::default()
+        };
+        let paused = nothing(&even.0, &[operation("paused"), operation("done")], &even.1);
+        assert!(!paused.contains("even") && paused.matches("operation 10").count() == 1, "{paused}");
+        assert!(paused.contains("(rebalance, paused): 1 of 17 moves"), "{paused}");
+        let shard = |state: &str| ShardStatus { state: state.to_owned(), ..Default::default() };
+        let status =
+            ClusterStatus { shards: vec![shard("underReplicated"), shard("healthy")], ..Default::default() };
+        let plan = RebalancePlan { short: vec![3], ..Default::default() };
+        let lacking = nothing(&plan, &[], &status);
+        assert!(lacking.contains("1 of 2 shards lack") && lacking.contains("shards 3"), "{lacking}");
     }
 }

@@ -20,6 +20,9 @@ use tracing::debug;
 use crate::listener::{BoundedListener, Connection};
 use crate::serve::Entry;
 
+/// How long a connection without any request is kept at stop.
+const FIRST_REQUEST_MAX: Duration = Duration::from_millis(500);
+
 /// The address of the other end, in the extensions of every request.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
@@ -39,6 +42,10 @@ pub async fn serve(
     while let Some((connection, addr)) = stop.run_until_cancelled(listener.accept()).await {
         connections.spawn(serve_one(http.clone(), connection, Peer(addr), entry.clone(), stop.clone()));
     }
+    // Who is connected already, as far as the system is concerned, is not sent away.
+    while let Some((connection, addr)) = listener.accept_waiting().await {
+        connections.spawn(serve_one(http.clone(), connection, Peer(addr), entry.clone(), stop.clone()));
+    }
     // New connections are refused from here on, and closed ones are let go.
     drop(listener);
     connections.close();
@@ -52,7 +59,10 @@ async fn serve_one(
     entry: Entry,
     stop: CancellationToken,
 ) {
+    let asked = CancellationToken::new();
+    let first = asked.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
+        first.cancel();
         request.extensions_mut().insert(peer);
         let entry = entry.clone();
         async move { Ok::<_, Infallible>(entry.answer(request.map(Body::new)).await) }
@@ -61,8 +71,19 @@ async fn serve_one(
     let ended = match stop.run_until_cancelled(served.as_mut()).await {
         Some(ended) => ended,
         None => {
-            served.as_mut().graceful_shutdown();
-            served.await
+            // Who has just connected has sent a request, or is about to, and has not been told to go elsewhere.
+            let first = tokio::time::timeout(FIRST_REQUEST_MAX, asked.cancelled());
+            let ended = tokio::select! {
+                ended = served.as_mut() => Some(ended),
+                _ = first => None,
+            };
+            match ended {
+                Some(ended) => ended,
+                None => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            }
         }
     };
     if let Err(error) = ended {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use axum::serve::Listener;
 use bytes::{Buf as _, Bytes};
+use futures::FutureExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -62,6 +63,13 @@ impl BoundedListener {
             _place: place,
         };
         (connection, addr)
+    }
+
+    /// The next connection that waits to be accepted already, if there is a place for it.
+    pub async fn accept_waiting(&mut self) -> Option<(Connection, SocketAddr)> {
+        // One turn of the runtime, so that it has heard of those.
+        tokio::task::yield_now().await;
+        self.accept().now_or_never()
     }
 }
 

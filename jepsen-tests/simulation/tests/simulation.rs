@@ -40,7 +40,7 @@ fn schedules_keep_every_promise() {
 
 #[test]
 fn disks_that_acknowledge_before_they_have_written_are_found_out() {
-    let outcomes = run("20..27", &["--lying-disks"]);
+    let outcomes = run("28..35", &["--lying-disks"]);
     let violations = outcomes.values().flat_map(|outcome| outcome["violations"].as_array().unwrap());
     // Not only logs that cannot be: also acknowledged writes that are gone.
     let lost = violations.filter(|violation| violation.as_str().unwrap().starts_with("lost"));

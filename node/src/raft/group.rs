@@ -31,6 +31,8 @@ type GroupRaft = Raft<TypeConfig, StateMachine>;
 
 /// Followers may be this many entries behind and still become voters.
 const CAUGHT_UP_LAG_MAX: u64 = 256;
+/// And so many bytes, whatever the number: writes wait for a voter that a quorum needs.
+const CAUGHT_UP_BYTES_MAX: u64 = 4 << 20;
 /// What a new replica that is not there yet is told with: it is no obstacle.
 pub const CATCHING_UP: &str = "catching up: ";
 const NO_QUORUM: &str = "no quorum answers this leader";
@@ -454,11 +456,19 @@ impl Group {
         wanted.difference(current).find_map(|replica| {
             let matching = replication.get(replica).and_then(|matching| matching.as_ref()).map(|id| id.index);
             match matching {
-                Some(index) if index + CAUGHT_UP_LAG_MAX >= last => None,
+                Some(index) if self.lags_little(*replica, index, last) => None,
                 Some(index) => Some(format!("{CATCHING_UP}replica r{replica} is at entry {index} of {last}")),
                 None => Some(format!("{CATCHING_UP}replica r{replica} is being sent its data")),
             }
         })
+    }
+
+    /// Whether a new replica that has the log up to `index` may vote: writes may have to wait for the rest from then on, so none
+    /// of it may be what is sent at a pace, and it must be little.
+    fn lags_little(&self, replica: u64, index: u64, last: u64) -> bool {
+        self.state.owed(replica).is_none_or(|owed| index >= owed)
+            && index + CAUGHT_UP_LAG_MAX >= last
+            && self.state.log().bytes_behind(index) <= CAUGHT_UP_BYTES_MAX
     }
 
     /// Asks `to` to take the leadership over; writes go on at once.

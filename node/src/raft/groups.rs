@@ -230,7 +230,7 @@ impl Groups {
             replica.get(),
             Arc::clone(&self.settings),
             network,
-            LogStorage::new(log),
+            LogStorage::new(Arc::clone(&state)),
             StateMachine(Arc::clone(&state)),
         )
         .await

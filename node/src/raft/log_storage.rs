@@ -6,11 +6,13 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
 
 use openraft::storage::{IOFlushed, RaftLogStorage};
-use openraft::{LogState, RaftLogReader};
+use openraft::{EntryPayload, LogState, RaftLogReader};
 use tokio::sync::oneshot;
 
+use super::state_machine::ReplicaState;
 use super::types::{Entry, LogId, TypeConfig, Vote, encode_payload, entry, log_id, parts};
 use crate::wal::{Done, GroupLog, Record, VoteRecord, WalError};
 
@@ -21,11 +23,12 @@ const APPEND_BYTES_MAX: u64 = 1 << 20;
 #[derive(Clone)]
 pub struct LogStorage {
     log: GroupLog,
+    state: Arc<ReplicaState>,
 }
 
 impl LogStorage {
-    pub fn new(log: GroupLog) -> Self {
-        Self { log }
+    pub fn new(state: Arc<ReplicaState>) -> Self {
+        Self { log: state.log().clone(), state }
     }
 
     fn read(&self, range: std::ops::Range<u64>, bytes_max: u64) -> io::Result<Vec<Entry>> {
@@ -137,6 +140,10 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
         let records: Vec<Record> = entries
             .into_iter()
             .map(|entry| {
+                if let EntryPayload::Membership(membership) = &entry.payload {
+                    // It counts from here on, long before it is applied: it may take those that it names to commit it.
+                    self.state.expect_voters(membership.voter_ids());
+                }
                 let (term, index) = parts(&entry.log_id);
                 Record { index, term, payload: encode_payload(&entry.payload) }
             })

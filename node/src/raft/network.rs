@@ -139,7 +139,11 @@ impl Network {
     /// written since goes at once: it would never have caught up with writers that are faster than that pace.
     async fn keep_pace(&mut self, entries: &mut Vec<wire::LogEntry>, committed: u64) -> Paced {
         let Some(first) = entries.first() else { return Paced::Whole };
-        if first.index > *self.backlog.get_or_insert(committed) {
+        let backlog = *self.backlog.get_or_insert_with(|| {
+            self.state.owes(self.to, committed);
+            committed
+        });
+        if first.index > backlog {
             return Paced::Whole;
         }
         let pace = self.snapshots.pace();

@@ -4,7 +4,7 @@
 //! batch (I4). A snapshot here is a flush of the engine: it allows the log behind it to be purged (I2);
 //! what is sent to a peer is a point-in-time scan made when it is sent.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -88,8 +88,11 @@ pub struct ReplicaState {
     applying: AtomicU64,
     /// Held while a batch is applied, so that a point in time is exact.
     position: Mutex<Position>,
-    /// The voters of the applied membership, for who cannot wait until a batch is applied.
+    /// The voters of the applied membership, and those of memberships that the log has since, for who cannot wait until a
+    /// batch is applied.
     voters: ArcSwap<BTreeSet<u64>>,
+    /// As leader: up to which entry each new replica is sent the log at the pace of snapshots.
+    owed: Mutex<BTreeMap<u64, u64>>,
     applied_index: watch::Sender<u64>,
     /// What the last flush made durable.
     flushed: Mutex<Option<SnapshotMeta>>,
@@ -150,6 +153,7 @@ impl ReplicaState {
             applying: AtomicU64::new(applied),
             voters: ArcSwap::from_pointee(position.voters()),
             position: Mutex::new(position),
+            owed: Mutex::default(),
             applied_index: watch::Sender::new(applied),
             flushed: Mutex::new(None),
             draining: Mutex::new(None),
@@ -193,7 +197,25 @@ impl ReplicaState {
         held.values().map(|(index, _)| *index).min().unwrap_or(u64::MAX)
     }
 
-    /// Whether that replica votes, by the membership that is applied here.
+    /// The new replica `to` is sent what the log has up to `index` at the pace of snapshots.
+    pub fn owes(&self, to: ReplicaId, index: u64) {
+        self.owed.lock().insert(to.get(), index);
+    }
+
+    /// The entry up to which that replica is sent the log at the pace of snapshots, if it is: as a voter it would keep writes
+    /// waiting for that.
+    pub fn owed(&self, replica: u64) -> Option<u64> {
+        self.owed.lock().get(&replica).copied()
+    }
+
+    /// The log has a membership with these voters, which may be needed to commit it.
+    pub fn expect_voters(&self, voters: impl Iterator<Item = u64>) {
+        let mut expected = BTreeSet::clone(&self.voters.load());
+        expected.extend(voters);
+        self.voters.store(Arc::new(expected));
+    }
+
+    /// Whether that replica votes, by the membership that is applied here or by one that the log has since.
     pub fn is_voter(&self, replica: ReplicaId) -> bool {
         self.voters.load().contains(&replica.get())
     }
@@ -265,7 +287,9 @@ impl ReplicaState {
         let replies =
             self.machine.apply(&self.space.load().space, &commands, record).map_err(io::Error::other)?;
         if next.membership != position.membership {
-            self.voters.store(Arc::new(next.voters()));
+            let voters = next.voters();
+            self.owed.lock().retain(|replica, _| !voters.contains(replica));
+            self.voters.store(Arc::new(voters));
         }
         *position = next;
         drop(position);

@@ -136,6 +136,13 @@ impl View {
         self.placed.bytes + self.unflushed_bytes
     }
 
+    /// Frame bytes of the records behind `index`.
+    pub fn bytes_behind(&self, index: u64) -> u64 {
+        let first = usize::try_from(index.saturating_add(1).saturating_sub(self.placed.first));
+        let placed = self.placed.locs.iter().skip(first.unwrap_or(usize::MAX));
+        placed.map(|loc| u64::from(loc.len)).sum::<u64>() + self.unflushed_bytes
+    }
+
     /// Frame bytes appended since the log was opened, and those that it held then; only grows.
     pub fn appended_bytes(&self) -> u64 {
         self.appended_bytes

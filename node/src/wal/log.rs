@@ -459,6 +459,11 @@ impl GroupLog {
         self.group.view.lock().live_bytes()
     }
 
+    /// Frame bytes of the records behind `index`, those not yet durable among them. Takes time with their number.
+    pub fn bytes_behind(&self, index: u64) -> u64 {
+        self.group.view.lock().bytes_behind(index)
+    }
+
     /// Frame bytes appended since the log was opened, and those that it held then: only grows, so that two readings tell what
     /// came between them, whatever was purged.
     pub fn appended_bytes(&self) -> u64 {

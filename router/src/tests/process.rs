@@ -83,6 +83,42 @@ async fn exchange(addr: std::net::SocketAddr, path: &str) -> String {
     answer
 }
 
+/// Whose connection was taken before the stop is answered, whether the router has accepted it by then or only the system has.
+#[tokio::test]
+async fn who_has_just_connected_is_answered_at_stop() {
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    let (_node, addr) = FakeNode::start(&tasks).await;
+    let config = Config {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        nodes: vec![addr],
+        drain_delay: Duration::ZERO,
+        ..Config::default()
+    };
+    let (sender, bound) = oneshot::channel();
+    let run = tasks.spawn(crate::run_with(config, shutdown.clone(), |addr| sender.send(addr).unwrap()));
+    let addr = bound.await.unwrap();
+    exchange(addr, "/v1/users/a").await;
+    let mut streams = Vec::new();
+    for n in 0..10 {
+        streams.push(TcpStream::connect(addr).await.unwrap());
+        if n == 5 {
+            // So that some are accepted, and others wait for it.
+            tokio::task::yield_now().await;
+        }
+    }
+    shutdown.cancel();
+    for mut stream in streams {
+        stream.write_all(b"GET /v1/users/a HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 404") && answer.contains("\r\nconnection: close\r\n"),
+            "{answer:?}"
+        );
+    }
+    run.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_router_serves_its_docs_limits_its_clients_and_stops() {
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());

@@ -57,7 +57,7 @@ async fn start(
         snapshots: SnapshotSender::new(1 << 20, true),
         commits: Commits::new(Arc::clone(&peers), peers.tasks()),
     };
-    let log = LogStorage::new(wal.group(ReplicaId(1)).unwrap());
+    let log = LogStorage::new(Arc::clone(&state));
     let machine = StateMachine(Arc::clone(&state));
     let raft = Raft::new(1, Arc::new(settings.validate().unwrap()), network, log, machine).await.unwrap();
     if !raft.is_initialized().await.unwrap() {

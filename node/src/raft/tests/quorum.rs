@@ -196,7 +196,7 @@ impl Five {
             });
             let (wal, _) = Wal::open_with(&dir.path().join(voter.to_string()), options).unwrap();
             let state = open_replica(voter, &engine(None, dir.path()), &wal);
-            let log = LogStorage::new(wal.group(ReplicaId(voter)).unwrap());
+            let log = LogStorage::new(Arc::clone(&state));
             let raft = Raft::new(voter, Arc::clone(&settings), gated.clone(), log, StateMachine(state))
                 .await
                 .unwrap();

@@ -98,7 +98,7 @@ impl StoreBuilder<TypeConfig, LogStorage, Sending, Guard> for Builder {
         let wal = open_wal(&dir.path().join("log"));
         let engine = engine(self.0, &dir.path().join("engine"));
         let state = open_replica(1, &engine, &wal);
-        let log = LogStorage::new(wal.group(ReplicaId(1)).unwrap());
+        let log = LogStorage::new(Arc::clone(&state));
         Ok((Guard { wal, _dir: dir }, log, Sending(StateMachine(state))))
     }
 }
