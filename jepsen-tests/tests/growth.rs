@@ -72,7 +72,7 @@ async fn writes_go_on_while_replicas_are_copied_slowly() -> anyhow::Result<()> {
     let took = load.history.now() - begin;
     ensure!(took > REST_LIMIT, "replicas were not copied slowly: {took:.1?}");
     no_rest(&load, begin, &stalls)?;
-    load.stop(100).await
+    load.stop(100).await.map(drop)
 }
 
 /// No shard's writes rested for too long since `begin`, and no call failed.

@@ -274,6 +274,8 @@ impl Cluster {
         self.tick_until(Duration::from_secs(20).as_nanos() as u64, |cluster| {
             !cluster.hosts.values().any(stopping)
         })?;
+        // One whose power failed in the middle of an fsync ends with that.
+        self.tick_until(Duration::from_secs(1).as_nanos() as u64, |_| false)?;
         for id in ids {
             if let Some(host) = self.hosts.get_mut(&id)
                 && !host.is_running()

@@ -25,6 +25,8 @@ use crate::meta_leader::propose_local;
 use crate::node::Node;
 use crate::raft::CATCHING_UP;
 
+/// What an operation waits for that has yet to say how it goes on.
+const PLANNED: &str = "its moves are being planned";
 /// Between two looks at who has reported.
 const HEAR_EVERY: Duration = Duration::from_millis(20);
 /// Who is up has reported to a new leader by then: two reports' time.
@@ -240,7 +242,7 @@ pub fn status(
         _ => 0,
     };
     let moves = (0_u32..).zip(&operation.moves).map(|(position, step)| MoveStatus {
-        waits: observed.waiting(operation.id, position).filter(|_| is_unfinished(step)).map(str::to_owned),
+        waits: waiting(observed, operation, position, step).filter(|_| is_unfinished(step)),
         ..move_status(step)
     });
     let kind = match operation.kind() {
@@ -287,7 +289,10 @@ fn why_it_waits(catalog: &wire::Catalog, operation: &wire::Operation, observed: 
         let map = catalog.map.as_ref()?;
         if operation.kind() != OperationKind::Drain {
             let more = observed.outlook().is_some_and(|outlook| outlook.has_more(operation));
-            return more.then(|| "other operations are moving the shards that it has left".to_owned());
+            let others = !plan::moving_groups(catalog).is_empty();
+            let why =
+                if others { "other operations are moving the shards that it has left" } else { PLANNED };
+            return more.then(|| why.to_owned());
         }
         return holds_replicas(map, operation.node).then(|| {
             let moving = plan::moving_groups(catalog);
@@ -298,13 +303,29 @@ fn why_it_waits(catalog: &wire::Catalog, operation: &wire::Operation, observed: 
                 return format!("{} is being moved by another operation", group.title());
             }
             let cannot = plan::cannot_drain(catalog, observed, NodeId(operation.node));
-            cannot.unwrap_or_else(|| "its moves are being planned".to_owned())
+            cannot.unwrap_or_else(|| PLANNED.to_owned())
         });
     }
     // Something moves as long as one of them does not wait.
-    let why = |position| observed.waiting(operation.id, position).filter(|why| !why.starts_with(CATCHING_UP));
-    let whys: Option<Vec<&str>> = unfinished.map(|(position, _)| why(position)).collect();
-    whys.and_then(|whys| whys.first().map(|why| (*why).to_owned()))
+    let whys: Option<Vec<String>> = unfinished
+        .map(|(position, step)| {
+            waiting(observed, operation, position, step).filter(|why| !why.starts_with(CATCHING_UP))
+        })
+        .collect();
+    whys.and_then(|whys| whys.into_iter().next())
+}
+
+/// Why a move waits. What a silent node lacks says nothing: it does not come nearer to it.
+fn waiting(
+    observed: &Observed,
+    operation: &wire::Operation,
+    position: u32,
+    step: &wire::Move,
+) -> Option<String> {
+    if step.step() == MoveStep::Copying && !observed.is_up(NodeId(step.to)) {
+        return Some(format!("node {} is silent", step.to));
+    }
+    observed.waiting(operation.id, position).map(str::to_owned)
 }
 
 /// What a rebalance would do now.
@@ -366,5 +387,45 @@ fn rebalance_plan(catalog: &wire::Catalog, map: &wire::ClusterMap, observed: &Ob
         moves,
         nodes: nodes.into_values().collect(),
         short: plan.short.iter().filter_map(|group| group.shard()).map(|shard| shard.get()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_move_to_a_silent_node_waits_for_that_whatever_it_lacks() {
+        let mut observed = Observed::new(Duration::from_secs(3), Duration::from_secs(60));
+        let step =
+            wire::Move { group: 2, from: 1, to: 4, step: MoveStep::Copying.into(), ..Default::default() };
+        let operation = wire::Operation {
+            id: 7,
+            kind: OperationKind::Rebalance.into(),
+            state: OperationState::Running.into(),
+            moves: vec![step],
+            ..Default::default()
+        };
+        let map = wire::ClusterMap {
+            nodes: vec![wire::NodeInfo { id: 4, ..Default::default() }],
+            ..Default::default()
+        };
+        let catalog = wire::Catalog {
+            map: Some(map.clone()),
+            operations: vec![operation.clone()],
+            ..Default::default()
+        };
+        observed.lead(1).report(wire::NodeReport { node: 4, ..Default::default() });
+        let catching_up = format!("{CATCHING_UP}replica r9 is at entry 116 of 832");
+        observed.waits(7, 0, Some(catching_up.clone()));
+        let told = |observed: &Observed| {
+            let told = status(&catalog, &operation, observed, true);
+            (told.waits, told.moves.unwrap_or_default().pop().and_then(|step| step.waits))
+        };
+        assert_eq!(told(&observed), (None, Some(catching_up)));
+        tokio::time::advance(Duration::from_secs(10)).await;
+        observed.tick(&map);
+        let silent = Some("node 4 is silent".to_owned());
+        assert_eq!(told(&observed), (silent.clone(), silent));
     }
 }
