@@ -342,7 +342,7 @@ impl Observed {
     }
 
     /// Whether every node with a replica of `shard` that is heard has said, for longer than an election takes, that it does
-    /// not lead it. What counts is the time between its reports: that they come late says nothing.
+    /// not lead it, and none has said in that time that it does. What counts is the time between its reports: that they come late says nothing.
     pub fn is_leaderless(&self, shard: ShardId) -> bool {
         let denied = self.denied.get(&shard.get());
         let said = |node: NodeId| {
@@ -350,7 +350,11 @@ impl Observed {
             let first = denied?.get(&node)?;
             Some(last.saturating_duration_since(*first) >= self.suspect_after)
         };
+        // Who led may have handed over and gone, before its successor reports.
+        let led = self.led.get(&shard.get());
+        let led = led.is_some_and(|(_, at)| self.now.saturating_duration_since(*at) < self.suspect_after);
         self.leader(shard).is_none()
+            && !led
             && self
                 .replicas(shard)
                 .filter(|(node, _)| self.health(*node) == Health::Up)

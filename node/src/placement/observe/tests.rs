@@ -185,3 +185,24 @@ async fn a_shard_is_leaderless_after_an_election_that_nobody_won() {
     }
     assert_eq!(state(&observed), (None, true));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_hands_over_and_goes_leaves_a_led_shard() {
+    let (map, mut observed) = (map(2), Observed::new(SUSPECT_AFTER, DOWN_AFTER));
+    observed.lead(1).tick(&map);
+    for _ in 0..6 {
+        advance(SECOND).await;
+        observed.report(leads(1, true));
+        observed.report(leads(2, false));
+    }
+    // Its replica is off the shard before the new leader's next report.
+    observed.report(wire::NodeReport { node: 1, ..Default::default() });
+    assert_eq!((observed.leader(SHARD), observed.is_leaderless(SHARD)), (None, false));
+    // But if that says for long enough that it does not lead, nobody does.
+    for second in 1..=3 {
+        advance(SECOND).await;
+        observed.report(wire::NodeReport { node: 1, ..Default::default() });
+        observed.report(leads(2, false));
+        assert_eq!(observed.is_leaderless(SHARD), second >= 3, "after {second} s");
+    }
+}
