@@ -55,11 +55,11 @@ impl Commits {
         }
     }
 
-    /// Entries for `to` are about to leave, and say how far the log is committed.
-    pub fn overtaken(&self, node: NodeId, to: ReplicaId) {
-        if let Some(waiting) = self.waiting.lock().get_mut(&node) {
-            waiting.remove(&to);
-        }
+    /// Entries for `to` are about to leave, and say how far the log is committed. Whoever is being taken out of a group is sent
+    /// nothing more in the midst of that: the word must not be lost with them.
+    pub fn overtaken(self: &Arc<Self>, node: NodeId, to: ReplicaId) -> Overtaken {
+        let frame = self.waiting.lock().get_mut(&node).and_then(|waiting| waiting.remove(&to));
+        Overtaken { commits: Arc::clone(self), node, to, frame }
     }
 
     async fn leave(&self, node: NodeId) {
@@ -68,6 +68,32 @@ impl Commits {
         let telling = frames.into_values().map(|frame| self.peers.call(node, frame, deadline));
         // A word that is lost is said again by the next heartbeat.
         join_all(telling).await;
+    }
+}
+
+/// A word that entries carry. Unless they arrive it waits to leave again.
+pub struct Overtaken {
+    commits: Arc<Commits>,
+    node: NodeId,
+    to: ReplicaId,
+    frame: Option<wire::RaftFrame>,
+}
+
+impl Overtaken {
+    /// The entries have arrived, and the word with them.
+    pub fn arrived(mut self) {
+        self.frame = None;
+    }
+}
+
+impl Drop for Overtaken {
+    fn drop(&mut self) {
+        // At the end of a process nobody is told any more.
+        if let Some(frame) = self.frame.take()
+            && tokio::runtime::Handle::try_current().is_ok()
+        {
+            self.commits.tell(self.node, self.to, frame);
+        }
     }
 }
 
@@ -97,8 +123,10 @@ mod tests {
         commits.tell(node, ReplicaId(6), word(9));
         commits.tell(other, ReplicaId(7), word(1));
         assert_eq!(tasks.len(), 2, "one task a node");
-        commits.overtaken(node, ReplicaId(6));
-        commits.overtaken(other, ReplicaId(7));
+        commits.overtaken(node, ReplicaId(6)).arrived();
+        commits.overtaken(other, ReplicaId(7)).arrived();
+        // These entries do not arrive.
+        drop(commits.overtaken(node, ReplicaId(5)));
         {
             let waiting = commits.waiting.lock();
             let left: Vec<_> = waiting.get(&node).into_iter().flatten().collect();

@@ -279,9 +279,7 @@ impl RaftNetworkV2<TypeConfig> for Network {
             let silent = AnyError::error("no quorum answers this leader, which keeps silent");
             return Err(RPCError::Unreachable(Unreachable::new(&silent)));
         }
-        if !rpc.entries.is_empty() {
-            self.commits.overtaken(self.node, self.to);
-        }
+        let word = (!rpc.entries.is_empty()).then(|| self.commits.overtaken(self.node, self.to));
         let mut entries: Vec<_> = rpc
             .entries
             .iter()
@@ -299,6 +297,9 @@ impl RaftNetworkV2<TypeConfig> for Network {
         match self.call(Body::Append(request), &option).await? {
             Body::AppendReply(reply) => {
                 use wire::append_reply::Kind;
+                if let Some(word) = word.filter(|_| reply.kind() == Kind::Success) {
+                    word.arrived();
+                }
                 if newcomer {
                     self.arrived(bytes, paced);
                 }
