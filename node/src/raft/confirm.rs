@@ -1,7 +1,7 @@
 //! Whether this node still leads the groups that it answers reads for: asked of other nodes for many groups at once.
 //!
 //! A read may be answered from what is applied here if, at some moment after it arrived, no later leader existed. A voter
-//! that has not voted for anybody else says so ([`Group::holds`]); when a quorum has said so, each of them after the read
+//! that has not voted for anybody else says so (`Group::holds`); when a quorum has said so, each of them after the read
 //! arrived, then nobody can have been elected before, as any later leader needs the vote of one of them first. This is
 //! Raft's read index (Ongaro's dissertation, 6.4) without its heartbeats: a vote is what a voter's log holds, whichever
 //! way it was asked for, so Raft's own task, here and there, takes no part. It trusts no clock.
