@@ -1,5 +1,6 @@
 //! Health, metrics, admin, limits, start and stop.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -7,12 +8,14 @@ use borough_proto::wire;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::World;
 use super::fake::FakeNode;
 use crate::config::{Config, LimitsConfig, RateLimitConfig};
+use crate::serve::RunError;
 
 #[tokio::test]
 async fn health_follows_the_cluster_and_the_drain() {
@@ -73,8 +76,19 @@ async fn requests_beyond_the_bound_are_refused_as_not_applied() {
     assert_eq!(world.get("/livez").await.status, 200);
 }
 
+/// A router that runs: where it listens, and how it ends.
+async fn start(
+    tasks: &TaskTracker,
+    config: Config,
+    shutdown: &CancellationToken,
+) -> (SocketAddr, JoinHandle<Result<(), RunError>>) {
+    let (sender, bound) = oneshot::channel();
+    let run = tasks.spawn(crate::run_with(config, shutdown.clone(), |addr| sender.send(addr).unwrap()));
+    (bound.await.unwrap(), run)
+}
+
 /// One request over a connection of its own.
-async fn exchange(addr: std::net::SocketAddr, path: &str) -> String {
+async fn exchange(addr: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -94,9 +108,7 @@ async fn who_has_just_connected_is_answered_at_stop() {
         drain_delay: Duration::ZERO,
         ..Config::default()
     };
-    let (sender, bound) = oneshot::channel();
-    let run = tasks.spawn(crate::run_with(config, shutdown.clone(), |addr| sender.send(addr).unwrap()));
-    let addr = bound.await.unwrap();
+    let (addr, run) = start(&tasks, config, &shutdown).await;
     exchange(addr, "/v1/users/a").await;
     let mut streams = Vec::new();
     for n in 0..10 {
@@ -129,9 +141,7 @@ async fn a_router_serves_its_docs_limits_its_clients_and_stops() {
         rate_limit: RateLimitConfig { per_second: 1, burst: 1, trust_forwarded: false },
         ..Config::default()
     };
-    let (sender, bound) = oneshot::channel();
-    let run = tasks.spawn(crate::run_with(config, shutdown.clone(), |addr| sender.send(addr).unwrap()));
-    let addr = bound.await.unwrap();
+    let (addr, run) = start(&tasks, config, &shutdown).await;
     let first = exchange(addr, "/v1/users/a").await;
     assert!(first.starts_with("HTTP/1.1 404") && first.contains("ratelimit-policy:"), "{first}");
     let mut limited = None;
@@ -167,7 +177,7 @@ async fn a_router_serves_its_docs_limits_its_clients_and_stops() {
 }
 
 /// What comes back for `sent`, until the router closes.
-async fn raw(addr: std::net::SocketAddr, sent: &str) -> String {
+async fn raw(addr: SocketAddr, sent: &str) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(sent.as_bytes()).await.unwrap();
     stream.shutdown().await.unwrap();
@@ -211,9 +221,7 @@ async fn heads_that_are_no_http_or_too_large_are_problems_too() {
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let (_node, addr) = FakeNode::start(&tasks).await;
     let config = Config { listen: "127.0.0.1:0".parse().unwrap(), nodes: vec![addr], ..Config::default() };
-    let (sender, bound) = oneshot::channel();
-    let run = tasks.spawn(crate::run_with(config, shutdown.clone(), |addr| sender.send(addr).unwrap()));
-    let addr = bound.await.unwrap();
+    let (addr, run) = start(&tasks, config, &shutdown).await;
     let good = "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";
     let put = "PUT /v1/users/a HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{\"a\":\"b\"}";
     let head = "HEAD /v1/users/nobody HTTP/1.1\r\nhost: x\r\n\r\n";
@@ -267,9 +275,7 @@ async fn a_refused_upload_of_any_size_gets_to_read_its_answer() {
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let (_node, addr) = FakeNode::start(&tasks).await;
     let config = Config { listen: "127.0.0.1:0".parse().unwrap(), nodes: vec![addr], ..Config::default() };
-    let (sender, bound) = oneshot::channel();
-    let run = tasks.spawn(crate::run_with(config, shutdown.clone(), |addr| sender.send(addr).unwrap()));
-    let addr = bound.await.unwrap();
+    let (addr, run) = start(&tasks, config, &shutdown).await;
     // More than is read of a refused body before it is answered, and more than the kernel's buffers hold.
     let upload = vec![b' '; 48 << 20];
     for (path, kind, status) in [
@@ -377,9 +383,7 @@ async fn a_connection_speaks_http_1_names_one_host_and_is_not_waited_for_without
     let limits = LimitsConfig { connection_idle_max: idle_max, ..LimitsConfig::default() };
     let listen = "127.0.0.1:0".parse().unwrap();
     let config = Config { listen, nodes: vec![addr], limits, ..Config::default() };
-    let (sender, bound) = oneshot::channel();
-    let run = tasks.spawn(crate::run_with(config, shutdown.clone(), |addr| sender.send(addr).unwrap()));
-    let addr = bound.await.unwrap();
+    let (addr, run) = start(&tasks, config, &shutdown).await;
     let good = "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n";
 
     for (head, status) in [
