@@ -1,8 +1,15 @@
-//! A cluster of real processes on this machine, measured from outside: what it costs to be idle, what a request costs, and
-//! what requests notice of a node that joins. Needs the `borough` binary of the same profile: `cargo build --release -p borough` first.
+//! A cluster of real processes on this machine, measured from outside: what it costs to be idle, what a request costs, what
+//! requests notice of a node that joins, what the client crate gains by going straight to the nodes, and a million documents. Needs the `borough` binary of the same profile: `cargo build --release -p borough` first.
 //!
-//! `cargo bench -p borough-benches --bench cluster -- idle`, `cost` or `join`, with `--engine sled` or `fjall`.
+//! `cargo bench -p borough-benches --bench cluster -- idle`, `cost`, `join`, `direct` or `large`, with `--engine sled` or `fjall`.
 //! Processor time is user + system of all processes, from `/proc` (Linux).
+
+#[path = "cluster/direct.rs"]
+mod direct;
+#[path = "cluster/large.rs"]
+mod large;
+#[path = "cluster/usage.rs"]
+mod usage;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,8 +27,6 @@ use clap::{Args, Parser, Subcommand};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// `USER_HZ`: what the kernel counts processor time in for user space, on every architecture of today.
-const TICKS_PER_SECOND: f64 = 100.0;
 const READY_WITHIN: Duration = Duration::from_secs(120);
 /// Seconds of load that are judged together while a node joins.
 const SLICE: f64 = 1.0;
@@ -58,6 +63,39 @@ enum Command {
         keys: u64,
         #[arg(long, default_value_t = 300)]
         value_bytes: usize,
+    },
+    /// The client crate through the router and straight to the nodes, in turns, closed loop: GET and PUT.
+    Direct {
+        /// For each of them in each round, in seconds.
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Calls under way at once.
+        #[arg(long, default_value_t = 64)]
+        callers: usize,
+        #[arg(long, default_value_t = 10_000)]
+        keys: u64,
+        #[arg(long, default_value_t = 300)]
+        value_bytes: usize,
+    },
+    /// More documents than the cache holds: import, zipfian reads with everything and with a part in the cache, memory, disk,
+    /// restart of a killed node.
+    Large {
+        #[arg(long, default_value_t = 1_000_000)]
+        documents: u64,
+        #[arg(long, default_value_t = 300)]
+        value_bytes: usize,
+        /// The node's `cache-bytes` for the second part: what a tenth of the documents that it leads takes.
+        #[arg(long, default_value_t = 16 << 20)]
+        cache_bytes: u64,
+        #[arg(long, default_value_t = 0.99)]
+        zipf: f64,
+        /// For each load, in seconds.
+        #[arg(long, default_value_t = 20.0)]
+        seconds: f64,
+        #[arg(long, default_value_t = 64)]
+        connections: usize,
     },
     /// Latency of a steady load before a node joins and while replicas move to it, open loop.
     Join {
@@ -131,6 +169,29 @@ fn run(cli: &Cli) -> Result<()> {
                     ..Options::default()
                 };
                 cost(&cluster, load).await?;
+            }
+            Command::Direct { seconds, rounds, callers, keys, value_bytes } => {
+                let load = direct::Load {
+                    time: Duration::from_secs_f64(*seconds),
+                    rounds: *rounds,
+                    callers: *callers,
+                    keys: *keys,
+                    value_bytes: *value_bytes,
+                };
+                direct::run(&cluster, load).await?;
+            }
+            Command::Large { documents, value_bytes, cache_bytes, zipf, seconds, connections } => {
+                let load = Options {
+                    seconds: *seconds,
+                    warm_up: *seconds,
+                    connections: *connections,
+                    keys: *documents,
+                    value_bytes: *value_bytes,
+                    zipf: *zipf,
+                    preloaded: true,
+                    ..Options::default()
+                };
+                large::run(&cluster, &binary(args)?, load, *cache_bytes).await?;
             }
             Command::Join { rate, connections, keys, value_bytes } => {
                 let load = Options {
@@ -273,8 +334,8 @@ impl Usage {
         let nodes = nodes.iter().map(|node| (node.name().to_owned(), node.pid()));
         for (name, pid) in nodes.chain([("router".to_owned(), cluster.router().pid())]) {
             let pid = pid.with_context(|| format!("{name} has ended"))?;
-            usage.cpu.push((name.clone(), cpu_seconds(pid)?));
-            usage.memory.push((name, resident_bytes(pid)?));
+            usage.cpu.push((name.clone(), usage::cpu_seconds(pid)?));
+            usage.memory.push((name, usage::resident_bytes(pid)?));
         }
         Ok(usage)
     }
@@ -300,23 +361,4 @@ impl Usage {
             self.memory.iter().map(|(name, bytes)| format!("{name} {:.0}", *bytes as f64 / 1e6)).collect();
         println!("resident memory {when}, MB: {}", each.join(", "));
     }
-}
-
-/// User and system time of a process, its threads included.
-fn cpu_seconds(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    // The name in parentheses may hold anything; behind it, `utime` and `stime` are fields 12 and 13.
-    let behind = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
-    let ticks: Vec<u64> = behind.split_whitespace().skip(11).take(2).flat_map(str::parse).collect();
-    ensure!(ticks.len() == 2, "{path} is not understood: {stat:?}");
-    Ok(ticks.iter().sum::<u64>() as f64 / TICKS_PER_SECOND)
-}
-
-fn resident_bytes(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/status");
-    let status = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    Ok(kib.with_context(|| format!("{path} names no VmRSS in kB"))? * 1024)
 }

@@ -149,7 +149,7 @@ fn shards(status: &ClusterStatus) -> String {
 }
 
 fn operations(status: &ClusterStatus) -> String {
-    let mut table = new_table(&["operation", "kind", "state", "moves", "bytes"], 3..5);
+    let mut table = new_table(&["operation", "kind", "state", "moves", "bytes", "waits"], 3..5);
     for operation in &status.operations {
         table.add_row(vec![
             operation.id.clone(),
@@ -157,6 +157,7 @@ fn operations(status: &ClusterStatus) -> String {
             operation.state.clone(),
             format!("{} / {}", operation.moves_done, operation.moves_total),
             format!("{} / {}", HumanBytes(operation.bytes_done), HumanBytes(operation.bytes_total)),
+            operation.waits.clone().unwrap_or_default(),
         ]);
     }
     format!("{table}\n")
@@ -182,12 +183,13 @@ mod tests {
             operations: vec![OperationStatus {
                 id: "op-9".to_owned(),
                 moves_total: 16,
+                waits: Some("node 4 is silent".to_owned()),
                 ..OperationStatus::default()
             }],
             ..ClusterStatus::default()
         };
         let text = table(&status);
-        for part in ["c-1", "10.0.0.1:7070", "1 2 + 3", "none", "op-9", "0 / 16"] {
+        for part in ["c-1", "10.0.0.1:7070", "1 2 + 3", "none", "op-9", "0 / 16", "node 4 is silent"] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use borough_proto::http_api::headers;
+use borough_proto::wire;
+use borough_proto::wire::cluster_client::ClusterClient;
 use jepsen_tests::cases::Cases;
 use jepsen_tests::check_eq;
 use jepsen_tests::cluster::{Cluster, HEAL_LIMIT, Options, status};
@@ -20,6 +22,7 @@ use jepsen_tests::load::{Load, Shape, increment};
 use jepsen_tests::proxy::Rule;
 use jepsen_tests::stall::Stalls;
 use jepsen_tests::wait::until;
+use nix::sys::signal::Signal;
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 
@@ -47,6 +50,12 @@ async fn node_kills() -> anyhow::Result<()> {
     cases.run("an answer is repeated after its leader's death", replay(&mut cluster)).await;
     cases.run("counters count each increment once while leaders die", counters(&mut cluster)).await;
     cases.run("a replica with a damaged log is rebuilt from its peers", damaged(&mut cluster)).await;
+    cases
+        .run(
+            "who led the catalog before it was stopped does not speak for it",
+            stopped_meta_leader(&mut cluster),
+        )
+        .await;
     cases.run("kill -9 of the router", kill_router(&mut cluster)).await;
     cases.run("SIGTERM of the router answers what it has", stop_router(&mut cluster)).await;
     cases.run("a leader that is heard and hears nobody is replaced", deaf_leader()).await;
@@ -425,6 +434,44 @@ async fn counters(cluster: &mut Cluster) -> anyhow::Result<()> {
         let count = http.document(path).await?.context("gone")?["count"].as_u64();
         check_eq!(count, Some(CALLERS * EACH), "{path}");
     }
+    Ok(())
+}
+
+/// Questions that meet a node when it wakes, which led the catalog when it was stopped and was replaced meanwhile: it may not
+/// tell what it knew then.
+async fn stopped_meta_leader(cluster: &mut Cluster) -> anyhow::Result<()> {
+    const QUESTIONS: usize = 8;
+    let before = cluster.wait_whole(HEAL_LIMIT).await?;
+    let leader = until(HEAL_LIMIT, "a leader of the catalog", || cluster.meta_leader()).await?;
+    let node = cluster.node_mut(leader)?;
+    let client = ClusterClient::connect(format!("http://{}", node.addr)).await?;
+    let ask = |mut client: ClusterClient<_>| async move {
+        client
+            .status(wire::StatusRequest { forwarded: true })
+            .await
+            .map(|reply| reply.into_inner().not_leader)
+    };
+    ensure!(!ask(client.clone()).await?, "node {leader} leads the catalog");
+    node.signal(Signal::SIGSTOP)?;
+    let other = until(HEAL_LIMIT, "another leader of the catalog", || async {
+        let status = cluster.status().await?;
+        let stopped = status.nodes.iter().find(|node| node.id == leader).context("the node")?;
+        ensure!(stopped.state != "up", "node {leader} is {}", stopped.state);
+        Ok(())
+    })
+    .await;
+    let asked: Vec<_> = (0..QUESTIONS).map(|_| tokio::spawn(ask(client.clone()))).collect();
+    cluster.node_mut(leader)?.signal(Signal::SIGCONT)?;
+    other?;
+    let mut answered = 0;
+    for answer in asked {
+        // That it does not know is an answer, too.
+        let Ok(not_leader) = answer.await? else { continue };
+        ensure!(not_leader, "node {leader} answers as the leader it was");
+        answered += 1;
+    }
+    ensure!(answered > 0, "node {leader} answered nothing");
+    ensure!(cluster.wait_whole(HEAL_LIMIT).await?.epoch >= before.epoch, "the epoch went back");
     Ok(())
 }
 

@@ -9,12 +9,14 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::node::Node;
-use crate::raft::{ProposeError, Reply, proposal};
+use crate::raft::{Group, ProposeError, ReadError, Reply, proposal};
 
 /// Between rounds over all members of the meta group.
 const PAUSE: Duration = Duration::from_millis(50);
 /// One member's time to answer.
 const CALL_MAX: Duration = Duration::from_secs(2);
+/// For a quorum to say that this node leads: well within `CALL_MAX`, with what is done after it.
+const CONFIRM_MAX: Duration = Duration::from_millis(500);
 
 /// Who is asked.
 pub enum Target {
@@ -110,6 +112,16 @@ pub async fn propose(
         }
     })
     .await
+}
+
+/// This node's replica of the catalog if it leads, as a quorum confirms: a leader that was stopped does not know that another
+/// was elected. Where no quorum answers nobody else leads, and what this node knows is better than nothing.
+pub async fn leading(node: &Node) -> Option<Arc<Group>> {
+    let meta = node.meta().filter(|meta| meta.is_leader())?;
+    match tokio::time::timeout(CONFIRM_MAX, meta.read_index()).await {
+        Ok(Err(ReadError::NotLeader { .. })) => None,
+        Ok(Ok(_) | Err(ReadError::NotFresh(_))) | Err(_) => Some(meta).filter(|meta| meta.is_leader()),
+    }
 }
 
 /// Puts a command into the catalog if this node leads it.

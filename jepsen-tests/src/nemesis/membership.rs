@@ -1,5 +1,6 @@
 //! Nodes that join, are drained and removed, as an operator would do it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -96,8 +97,10 @@ async fn remove(field: &Field<'_>, id: u64) -> anyhow::Result<()> {
 /// Ends what was cut short: a drain that was begun is waited for, and its node removed.
 pub async fn finish(field: &Field<'_>) -> anyhow::Result<()> {
     let status = until(JOIN_LIMIT, "the status document", || field.status()).await?;
-    let draining: Vec<u64> =
-        status.nodes.iter().filter(|node| node.state == "draining").map(|node| node.id).collect();
+    // One that is being drained may look down, and one that is drained has no operation any more.
+    let under_way = status.operations.iter().filter(|it| it.kind == "drain" && it.ended_ms.is_none());
+    let draining = status.nodes.iter().filter(|node| node.state == "draining").map(|node| node.id);
+    let draining: BTreeSet<u64> = draining.chain(under_way.filter_map(|it| it.node)).collect();
     for id in draining {
         remove(field, id).await?;
     }

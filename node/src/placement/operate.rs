@@ -21,7 +21,7 @@ use super::observe::Observed;
 use super::plan;
 use crate::clock::now_ms;
 use crate::crash;
-use crate::meta_leader::propose_local;
+use crate::meta_leader::{self, propose_local};
 use crate::node::Node;
 use crate::raft::CATCHING_UP;
 
@@ -45,16 +45,15 @@ fn answer(body: &impl Serialize) -> wire::OperateReply {
 
 /// Answers a call if this node leads the meta group.
 pub async fn operate(node: &Arc<Node>, call: Call) -> wire::OperateReply {
-    let meta = node.meta();
-    if !meta.as_ref().is_some_and(|meta| meta.is_leader()) {
-        let leader = meta.and_then(|meta| meta.leader_node());
+    let Some(meta) = meta_leader::leading(node).await else {
+        let leader = node.meta().and_then(|meta| meta.leader_node());
         return wire::OperateReply {
             not_leader: true,
             leader_node: leader.map_or(0, NodeId::get),
             ..Default::default()
         };
-    }
-    let term = meta.map_or(0, |meta| meta.view().term);
+    };
+    let term = meta.view().term;
     match call {
         Call::Rebalance(_) | Call::Drain(_) | Call::Remove(_) => hear_all(node, term, Duration::MAX).await,
         Call::Get(_) | Call::Undrain(_) | Call::Control(_) => hear_all(node, term, REPORTS_DUE).await,
@@ -241,7 +240,11 @@ pub fn status(
         }
         _ => 0,
     };
-    let moves = (0_u32..).zip(&operation.moves).map(|(position, step)| MoveStatus {
+    // What was dropped while it goes on is planned anew, if it is still missing.
+    let cancelled = matches!(operation.state(), OperationState::Cancelling | OperationState::Cancelled);
+    let listed =
+        (0_u32..).zip(&operation.moves).filter(|(_, step)| cancelled || step.step() != MoveStep::Dropped);
+    let moves = listed.map(|(position, step)| MoveStatus {
         waits: waiting(observed, operation, position, step).filter(|_| is_unfinished(step)),
         ..move_status(step)
     });
@@ -257,7 +260,8 @@ pub fn status(
         OperationState::Failed => "failed",
         OperationState::Cancelled => "cancelled",
     };
-    let (moves_total, bytes_total) = plan::total(observed.outlook(), operation);
+    let empty = wire::ClusterMap::default();
+    let (moves_total, bytes_total) = plan::total(catalog.map.as_ref().unwrap_or(&empty), observed, operation);
     OperationStatus {
         id: operation.id.to_string(),
         kind: kind.to_owned(),
@@ -289,10 +293,17 @@ fn why_it_waits(catalog: &wire::Catalog, operation: &wire::Operation, observed: 
         let map = catalog.map.as_ref()?;
         if operation.kind() != OperationKind::Drain {
             let more = observed.outlook().is_some_and(|outlook| outlook.has_more(operation));
-            let others = !plan::moving_groups(catalog).is_empty();
-            let why =
-                if others { "other operations are moving the shards that it has left" } else { PLANNED };
-            return more.then(|| why.to_owned());
+            if !more {
+                return None;
+            }
+            let silent = plan::silent_members(map, observed);
+            return Some(match silent.first() {
+                _ if !plan::moving_groups(catalog).is_empty() => {
+                    "other operations are moving the shards that it has left".to_owned()
+                }
+                Some(node) => format!("node {node} is silent"),
+                None => PLANNED.to_owned(),
+            });
         }
         return holds_replicas(map, operation.node).then(|| {
             let moving = plan::moving_groups(catalog);

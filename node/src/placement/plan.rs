@@ -93,10 +93,8 @@ impl Outlook {
 
     /// Moves and bytes that the operation has in all.
     pub fn total(&self, operation: &wire::Operation) -> (u64, u64) {
-        let (moves, bytes) = recorded(operation);
         let planned = self.0.get(&(operation.kind(), operation.node)).filter(|_| goes_on(operation));
-        let (all_moves, all_bytes) = planned.copied().unwrap_or_default();
-        (moves.max(all_moves), bytes.max(all_bytes))
+        most(recorded(operation), planned.copied().unwrap_or_default())
     }
 
     /// Whether moves of the operation have yet to be recorded.
@@ -106,8 +104,30 @@ impl Outlook {
 }
 
 /// Moves and bytes that the operation has in all, as far as that is known.
-pub fn total(outlook: Option<&Outlook>, operation: &wire::Operation) -> (u64, u64) {
-    outlook.map_or_else(|| recorded(operation), |outlook| outlook.total(operation))
+pub fn total(map: &wire::ClusterMap, observed: &Observed, operation: &wire::Operation) -> (u64, u64) {
+    let planned = observed.outlook().map_or_else(|| recorded(operation), |outlook| outlook.total(operation));
+    if operation.kind() != OperationKind::Drain || !goes_on(operation) {
+        return planned;
+    }
+    // What is still there has to go, whether a place for it is known now or not.
+    let made = operation.moves.iter().filter(|step| step.step() == MoveStep::Moved).map(count);
+    let here = |info: &wire::ShardInfo| info.replicas.iter().any(|replica| replica.node == operation.node);
+    let recorded = |info: &wire::ShardInfo| {
+        let group = GroupId::from(ShardId(info.id)).get();
+        let step = operation.moves.iter().find(|step| step.group == group && is_unfinished(step));
+        step.map_or_else(|| bytes_of(ShardId(info.id), observed), |step| step.bytes)
+    };
+    let held = map.shards.iter().filter(|info| here(info)).map(|info| (1, recorded(info)));
+    let catalog = map.meta.iter().filter(|info| here(info)).map(|_| (1, 0));
+    most(planned, sum(made.chain(held).chain(catalog)))
+}
+
+fn sum(counts: impl Iterator<Item = (u64, u64)>) -> (u64, u64) {
+    counts.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+}
+
+fn most(one: (u64, u64), other: (u64, u64)) -> (u64, u64) {
+    (one.0.max(other.0), one.1.max(other.1))
 }
 
 /// Whether more moves may be recorded for the operation.
@@ -122,16 +142,14 @@ fn count(step: &wire::Move) -> (u64, u64) {
 /// Recorded moves and their bytes, without those that were dropped, unless that is what became of the operation.
 fn recorded(operation: &wire::Operation) -> (u64, u64) {
     let cancelled = matches!(operation.state(), OperationState::Cancelling | OperationState::Cancelled);
-    let counted =
-        operation.moves.iter().filter(|step| cancelled || step.step() != MoveStep::Dropped).map(count);
-    counted.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    sum(operation.moves.iter().filter(|step| cancelled || step.step() != MoveStep::Dropped).map(count))
 }
 
 /// The next steps, and what all of them amount to: `None` when nothing was planned.
 pub fn next(catalog: &wire::Catalog, observed: &Observed, allowed: Allowed) -> (Vec<Step>, Option<Outlook>) {
     let Some(map) = &catalog.map else { return (Vec::new(), None) };
     let look = allowed.judge && allowed.plan;
-    let missing = if look { all_missing(catalog, observed) } else { Vec::new() };
+    let missing = if look { all_missing(catalog, observed, Silent::Closed) } else { Vec::new() };
     let anew = look && is_shorter_anew(catalog, observed, &missing);
     let mut moves = moves(catalog, map, observed, anew, allowed.moves_max);
     if !allowed.judge {
@@ -143,8 +161,12 @@ pub fn next(catalog: &wire::Catalog, observed: &Observed, allowed: Allowed) -> (
     // What is about to be taken back is planned anew when it is.
     let taking_back = acts(|act| matches!(act, Act::TakeBack));
     let (mut steps, outlook) = if look && !taking_back {
-        let (steps, outlook) = start(catalog, map, observed, missing, allowed);
-        (steps, Some(outlook))
+        let outlook = if all_up(map, observed) {
+            Outlook::new(catalog, map, observed, &missing)
+        } else {
+            outlook(catalog, observed)
+        };
+        (start(catalog, map, observed, missing, allowed), Some(outlook))
     } else {
         (Vec::new(), None)
     };
@@ -179,9 +201,8 @@ fn start(
     observed: &Observed,
     missing: Vec<wire::Move>,
     allowed: Allowed,
-) -> (Vec<Step>, Outlook) {
+) -> Vec<Step> {
     let mut wanted: BTreeMap<Belongs, Vec<wire::Move>> = BTreeMap::new();
-    let outlook = Outlook::new(catalog, map, observed, &missing);
     let mut seen: BTreeSet<u32> = moving_groups(catalog).into_iter().map(GroupId::get).collect();
     for step in missing {
         // A group has one move at a time, and the most urgent comes first.
@@ -202,12 +223,13 @@ fn start(
     let start = |((kind, node), moves): (Belongs, _)| {
         Step::Start(wire::StartOperation { kind: kind.into(), node, moves, ..Default::default() })
     };
-    (wanted.into_iter().map(start).collect(), outlook)
+    wanted.into_iter().map(start).collect()
 }
 
-/// What operations have in all, by what is missing now.
+/// What operations have in all, by what is missing now. It does not change with each silence: a node that may be down has
+/// neither lost its replicas nor the place for others until it is.
 pub fn outlook(catalog: &wire::Catalog, observed: &Observed) -> Outlook {
-    let missing = all_missing(catalog, observed);
+    let missing = all_missing(catalog, observed, Silent::Open);
     catalog.map.as_ref().map(|map| Outlook::new(catalog, map, observed, &missing)).unwrap_or_default()
 }
 
@@ -215,15 +237,31 @@ pub fn outlook(catalog: &wire::Catalog, observed: &Observed) -> Outlook {
 /// can be recorded now: a group that is being moved comes later.
 pub fn missing_moves(catalog: &wire::Catalog, observed: &Observed) -> Vec<wire::Move> {
     let moving = moving_groups(catalog);
-    let mut missing = all_missing(catalog, observed);
+    let mut missing = all_missing(catalog, observed, Silent::Closed);
     missing.retain(|step| !moving.contains(&GroupId(step.group)));
     missing
 }
 
+/// What a node counts as that is neither up nor down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silent {
+    /// It keeps what it has, and gets nothing.
+    Closed,
+    /// It will be up again.
+    Open,
+}
+
+/// Whether every node is up, of those that stay.
+fn all_up(map: &wire::ClusterMap, observed: &Observed) -> bool {
+    map.nodes.iter().all(|node| {
+        node.state() == NodeState::Removed || standing(node, observed, Silent::Closed) != Standing::Closed
+    })
+}
+
 /// All of it, the most urgent first.
-fn all_missing(catalog: &wire::Catalog, observed: &Observed) -> Vec<wire::Move> {
+fn all_missing(catalog: &wire::Catalog, observed: &Observed, silent: Silent) -> Vec<wire::Move> {
     let Some(map) = &catalog.map else { return Vec::new() };
-    let mut cluster = cluster(catalog, map, observed);
+    let mut cluster = cluster_with(catalog, map, observed, silent);
     for node in cluster.nodes.iter_mut().filter(|node| drain_paused(catalog, node.id)) {
         // It keeps what it has until the drain goes on, or its moves would stand in the way of repairs.
         if observed.health(node.id) != Health::Down {
@@ -263,30 +301,52 @@ fn lost_replicas<'a>(
 
 /// The shards as they will be once all recorded moves are made.
 pub fn cluster(catalog: &wire::Catalog, map: &wire::ClusterMap, observed: &Observed) -> Cluster {
+    cluster_with(catalog, map, observed, Silent::Closed)
+}
+
+fn cluster_with(
+    catalog: &wire::Catalog,
+    map: &wire::ClusterMap,
+    observed: &Observed,
+    silent: Silent,
+) -> Cluster {
     let moving = unfinished(catalog);
     let groups = map.shards.iter().map(|info| {
         let shard = ShardId(info.id);
         let leader = observed.leader(shard);
-        let report = observed
-            .replicas(shard)
-            .max_by_key(|(node, report)| (Some(*node) == leader, report.applied_index));
+        let report = furthest(shard, observed);
         let group = GroupId::from(shard);
         balance::Group {
             id: group,
-            bytes: report.map_or(0, |(_, report)| report.bytes),
-            load: report.map_or(0.0, |(_, report)| report.reads_per_second + report.writes_per_second),
+            bytes: report.map_or(0, |report| report.bytes),
+            load: report.map_or(0.0, |report| report.reads_per_second + report.writes_per_second),
             replicas: settled(info, moving.get(&group.get())),
             leader,
         }
     });
-    let nodes = map.nodes.iter().filter(|node| node.state() != NodeState::Removed).map(|node| {
-        balance::Node { id: NodeId(node.id), zone: node.zone.clone(), standing: standing(node, observed) }
-    });
+    let nodes =
+        map.nodes.iter().filter(|node| node.state() != NodeState::Removed).map(|node| balance::Node {
+            id: NodeId(node.id),
+            zone: node.zone.clone(),
+            standing: standing(node, observed, silent),
+        });
     Cluster {
         replication_factor: map.replication_factor as usize,
         nodes: nodes.collect(),
         groups: groups.collect(),
     }
+}
+
+/// What the leader says of the shard; without one, the replica that is furthest.
+fn furthest(shard: ShardId, observed: &Observed) -> Option<&wire::ReplicaReport> {
+    let leader = observed.leader(shard);
+    let reports = observed.replicas(shard);
+    let last = reports.max_by_key(|(node, report)| (Some(*node) == leader, report.applied_index));
+    last.map(|(_, report)| report)
+}
+
+fn bytes_of(shard: ShardId, observed: &Observed) -> u64 {
+    furthest(shard, observed).map_or(0, |report| report.bytes)
 }
 
 fn drain_paused(catalog: &wire::Catalog, node: NodeId) -> bool {
@@ -297,11 +357,11 @@ fn drain_paused(catalog: &wire::Catalog, node: NodeId) -> bool {
     })
 }
 
-fn standing(node: &wire::NodeInfo, observed: &Observed) -> Standing {
+fn standing(node: &wire::NodeInfo, observed: &Observed, silent: Silent) -> Standing {
     let id = NodeId(node.id);
     if node.state() == NodeState::Draining || observed.health(id) == Health::Down {
         Standing::Leaving
-    } else if observed.is_up(id) && !observed.is_leaving(id) {
+    } else if silent == Silent::Open || (observed.is_up(id) && !observed.is_leaving(id)) {
         Standing::Open
     } else {
         Standing::Closed
@@ -420,7 +480,7 @@ fn is_shorter_anew(catalog: &wire::Catalog, observed: &Observed, missing: &[wire
     }
     let of_shards =
         |moves: &[wire::Move]| moves.iter().filter(|step| step.group != GroupId::META.get()).count();
-    of_shards(&all_missing(&anew, observed)) < waiting + of_shards(missing)
+    of_shards(&all_missing(&anew, observed, Silent::Closed)) < waiting + of_shards(missing)
 }
 
 /// The next step of every move that is not finished.
@@ -579,6 +639,13 @@ pub fn groups_of(map: &wire::ClusterMap) -> impl Iterator<Item = GroupId> + '_ {
 /// Groups that are being moved.
 pub fn moving_groups(catalog: &wire::Catalog) -> BTreeSet<GroupId> {
     unfinished(catalog).into_keys().map(GroupId).collect()
+}
+
+/// Members that are neither up nor down: what becomes of them decides on moves.
+pub fn silent_members(map: &wire::ClusterMap, observed: &Observed) -> Vec<NodeId> {
+    let members = map.nodes.iter().filter(|info| info.state() == NodeState::Member);
+    let ids = members.map(|info| NodeId(info.id));
+    ids.filter(|&id| !observed.is_up(id) && observed.health(id) != Health::Down).collect()
 }
 
 /// Why a drain of `node` could not end.

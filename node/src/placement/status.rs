@@ -63,10 +63,11 @@ fn leader(info: &wire::ShardInfo, observed: &Observed) -> Option<NodeId> {
 fn node_status(info: &wire::NodeInfo, observed: &Observed, replicas: u32, leaders: u32) -> NodeStatus {
     let id = NodeId(info.id);
     let report = observed.latest(id).cloned().unwrap_or_default();
-    let state = match info.state() {
-        wire::NodeState::Draining => "draining",
-        wire::NodeState::Removed => "removed",
-        wire::NodeState::Member | wire::NodeState::Unspecified => observed.health(id).name(),
+    let state = match (info.state(), observed.health(id)) {
+        (wire::NodeState::Removed, _) => "removed",
+        // Its operation tells that it is drained; that it is gone, nothing else does.
+        (wire::NodeState::Draining, Health::Up) => "draining",
+        (_, health) => health.name(),
     };
     let data = report.replicas.iter().filter(|replica| !replica.meta);
     NodeStatus {

@@ -364,7 +364,7 @@ pub fn take_report(node: &Node, report: wire::NodeReport) -> wire::ReportReply {
 }
 
 async fn status_local(node: &Node) -> Result<wire::StatusReply, Status> {
-    let Some(meta) = node.meta().filter(|meta| meta.is_leader()) else {
+    let Some(meta) = meta_leader::leading(node).await else {
         let leader = node.meta().and_then(|meta| meta.leader_node());
         return Ok(wire::StatusReply {
             not_leader: true,

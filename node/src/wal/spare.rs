@@ -129,6 +129,17 @@ impl Spares {
         }
     }
 
+    /// Removes the recycled files, and tells whether there were any.
+    pub fn discard_recycled(&mut self) -> bool {
+        let discarded = !self.recycled.is_empty();
+        for spare in self.recycled.drain(..) {
+            if let Err(error) = std::fs::remove_file(&spare.path) {
+                tracing::warn!(path = %spare.path.display(), %error, "removing an unused log file failed");
+            }
+        }
+        discarded
+    }
+
     /// Files held.
     pub fn len(&self) -> usize {
         self.recycled.len() + usize::from(self.requested)

@@ -49,6 +49,8 @@ pub(super) struct Writer {
     /// Groups and stamps of what was written last, in order, with its cost in the cache.
     recent: VecDeque<(Arc<Group>, u64, u64)>,
     recent_bytes: u64,
+    /// No group was left when one went last.
+    bare: bool,
 }
 
 /// How a turn of the writer ended.
@@ -107,6 +109,7 @@ impl Writer {
             buffer: Vec::new(),
             recent: VecDeque::new(),
             recent_bytes: 0,
+            bare: false,
         };
         writer.adopt_active();
         writer.free_segments();
@@ -299,12 +302,18 @@ impl Writer {
         self.count_files();
     }
 
-    /// Reuses the files that no durable batch needs (I2).
+    /// Reuses the files that no durable batch needs (I2), as long as there is anything to log.
     fn free_segments(&mut self) {
         while let Some(segment) = self.ledger.pop_below(self.oldest_durable) {
             self.shared.segments.write().remove(&segment.sequence);
             self.spares.recycle(segment);
             self.count_files();
+        }
+        if self.bare {
+            self.bare = self.shared.groups.lock().is_empty();
+            if self.bare && self.spares.discard_recycled() {
+                self.count_files();
+            }
         }
     }
 
@@ -387,7 +396,9 @@ impl Writer {
                 view.placed.clear(|loc| ledger.release(replica, loc));
                 view.placed.damage = None;
                 drop(guard);
-                self.shared.groups.lock().remove(&replica);
+                let mut groups = self.shared.groups.lock();
+                groups.remove(&replica);
+                self.bare = groups.is_empty();
             }
             Change::Damage(damage) => {
                 view.leave(Gone::Damaged(damage.clone()));

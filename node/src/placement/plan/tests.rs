@@ -87,20 +87,19 @@ fn recorded(step: Step) -> Option<Change> {
     })
 }
 
+/// All groups led by their first replica of `nodes`.
+fn leaders_in(catalog: &wire::Catalog, nodes: &[u64]) -> Vec<(u32, u64)> {
+    let leads = |replica: &&wire::ReplicaInfo| {
+        nodes.contains(&replica.node) && replica.role() != ReplicaRole::Learner
+    };
+    let shards = catalog.map.iter().flat_map(|map| &map.shards);
+    shards.filter_map(|info| Some((info.id, info.replicas.iter().find(leads)?.node))).collect()
+}
+
 /// Every node of `nodes` up, those of the rest down, all groups led by their first replica that is up.
 fn seen(catalog: &wire::Catalog, nodes: &[u64]) -> Observed {
     let map = catalog.map.as_ref().unwrap();
-    let leaders: Vec<(u32, u64)> = map
-        .shards
-        .iter()
-        .filter_map(|info| {
-            let leads = |replica: &&wire::ReplicaInfo| {
-                nodes.contains(&replica.node) && replica.role() != ReplicaRole::Learner
-            };
-            Some((info.id, info.replicas.iter().find(leads)?.node))
-        })
-        .collect();
-    let mut observed = observed(nodes, &leaders);
+    let mut observed = observed(nodes, &leaders_in(catalog, nodes));
     for info in &map.nodes {
         if !nodes.contains(&info.id) {
             observed.lose(NodeId(info.id));
@@ -584,6 +583,66 @@ fn a_dead_node_is_replaced_while_other_operations_are_paused() {
         run(&mut catalog, &[1, 3, 4, 5, 6]);
         assert_eq!(state_of(&catalog, id), OperationState::Done);
         assert_eq!(holds_replicas(catalog.map.as_ref().unwrap(), 1), !drains);
+    }
+}
+
+/// What people are told of an operation by one leader, whose last look for moves counts until the next.
+#[derive(Default)]
+struct Leader {
+    outlook: Option<Outlook>,
+}
+
+impl Leader {
+    /// The operation's moves in all.
+    fn tells(&mut self, catalog: &wire::Catalog, mut observed: Observed, id: u64) -> u64 {
+        self.outlook = next(catalog, &observed, ALL).1.or(self.outlook.take());
+        if let Some(outlook) = self.outlook.clone() {
+            observed.expects(outlook);
+        }
+        let operation = catalog.operations.iter().find(|operation| operation.id == id).unwrap();
+        total(catalog.map.as_ref().unwrap(), &observed, operation).0
+    }
+}
+
+#[test]
+fn what_an_operation_has_in_all_does_not_change_with_a_silence() {
+    let up: Vec<u64> = (1..=6).collect();
+    let joined = || {
+        let mut catalog = cluster(3, 32);
+        run(&mut catalog, &[1, 2, 3]);
+        for node in 4..=6 {
+            let incarnation = format!("i{node}");
+            commit(&mut catalog, Change::Join(wire::JoinRequest { incarnation, ..Default::default() }));
+        }
+        catalog
+    };
+    let rebalanced = {
+        let mut catalog = joined();
+        let asked =
+            wire::StartOperation { kind: OperationKind::Rebalance.into(), asked: true, ..Default::default() };
+        let id = commit(&mut catalog, Change::StartOperation(asked)).operation;
+        (catalog, id)
+    };
+    let drained = {
+        let mut catalog = joined();
+        run(&mut catalog, &up);
+        let id = drain(&mut catalog, 1, false);
+        (catalog, id)
+    };
+    for (mut catalog, id) in [rebalanced, drained] {
+        let mut leader = Leader::default();
+        let first = leader.tells(&catalog, seen(&catalog, &up), id);
+        assert!(first >= 16, "{first} moves");
+        while state_of(&catalog, id) == OperationState::Running {
+            for silent in 1..=6 {
+                // It has not been heard, nor for long enough to be down.
+                let heard: Vec<u64> = up.iter().copied().filter(|&node| node != silent).collect();
+                let told = leader.tells(&catalog, observed(&heard, &leaders_in(&catalog, &heard)), id);
+                assert_eq!(told, first, "while node {silent} is silent");
+            }
+            assert!(!tick(&mut catalog, &up).is_empty());
+        }
+        assert_eq!(leader.tells(&catalog, seen(&catalog, &up), id), first);
     }
 }
 
