@@ -651,6 +651,11 @@ pub fn silent_members(map: &wire::ClusterMap, observed: &Observed) -> Vec<NodeId
 /// Why a drain of `node` could not end.
 pub fn cannot_drain(catalog: &wire::Catalog, observed: &Observed, node: NodeId) -> Option<String> {
     let map = catalog.map.as_ref()?;
+    let mut replicas = map.shards.iter().flat_map(|info| &info.replicas);
+    if !replicas.any(|replica| replica.node == node.get()) {
+        // The catalog's group does with fewer members, and of nothing else there is less without it.
+        return None;
+    }
     let why = balance::cannot_leave(&cluster(catalog, map, observed), node)?;
     let silent = map.nodes.iter().filter(|info| {
         info.state() == NodeState::Member && info.id != node.get() && !observed.is_up(NodeId(info.id))

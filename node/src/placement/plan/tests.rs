@@ -446,6 +446,21 @@ fn a_drain_that_cannot_end_is_refused() {
 }
 
 #[test]
+fn a_node_without_shards_leaves_however_few_are_up() {
+    let mut catalog = cluster(5, 1);
+    run(&mut catalog, &[1, 2, 3, 4, 5]);
+    let map = catalog.map.as_ref().unwrap();
+    let holders: Vec<u64> = map.shards[0].replicas.iter().map(|replica| replica.node).collect();
+    let empty = (1..=5).find(|node| !holders.contains(node)).unwrap();
+    assert!(holds_replicas(map, empty), "it is to be in the catalog's group");
+    let up = &holders[..2];
+    assert_eq!(cannot_drain(&catalog, &seen(&catalog, up), NodeId(empty)), None);
+    let id = drain(&mut catalog, empty, true);
+    run(&mut catalog, up);
+    assert_eq!(state_of(&catalog, id), OperationState::Done);
+}
+
+#[test]
 fn a_node_that_is_down_is_replaced_and_one_that_comes_back_is_left_alone() {
     let mut catalog = cluster(4, 16);
     run(&mut catalog, &[1, 2, 3, 4]);
