@@ -23,6 +23,7 @@ pub mod local_cluster;
 mod logging;
 mod operations;
 pub mod process;
+mod scheduling;
 mod service;
 pub mod settings;
 mod shutdown;
@@ -43,7 +44,10 @@ pub fn run() -> ExitCode {
 fn start(cli: Cli) -> Result<(), Failure> {
     let is_service = matches!(cli.command, Command::Node(_) | Command::Router(_));
     logging::init(&cli.log, if is_service { logging::SERVICE } else { logging::COMMAND })?;
-    let (threads, work) = plan(cli.command)?;
+    let Plan { threads, batch, work } = plan(cli.command)?;
+    if batch && let Err(why) = scheduling::batch() {
+        tracing::warn!(%why, "threads are scheduled as by default");
+    }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if threads > 0 {
         runtime.worker_threads(threads);
@@ -58,19 +62,38 @@ fn start(cli: Cli) -> Result<(), Failure> {
 
 type Work = LocalBoxFuture<'static, Result<(), Failure>>;
 
-/// What a command does, and on how many threads; 0 is one for each processor. Settings are read here: they say it.
-fn plan(command: Command) -> Result<(usize, Work), Failure> {
+/// What a command does, and on what threads. Settings are read for it: they say it.
+struct Plan {
+    /// 0 is one for each processor.
+    threads: usize,
+    /// Whether they are scheduled as batch work.
+    batch: bool,
+    work: Work,
+}
+
+impl Plan {
+    /// On a thread for each processor, as by default.
+    fn new(work: Work) -> Self {
+        Self { threads: 0, batch: false, work }
+    }
+}
+
+fn plan(command: Command) -> Result<Plan, Failure> {
     match command {
         Command::Node(args) => {
             let config = service::node_config(&args)?;
-            Ok((config.threads, service::node(config).boxed_local()))
+            let (threads, batch) = (config.threads, config.batch_scheduling);
+            Ok(Plan { threads, batch, work: service::node(config).boxed_local() })
         }
         Command::Router(args) => {
             let config = service::router_config(&args)?;
-            Ok((config.threads, service::router(config).boxed_local()))
+            let (threads, batch) = (config.threads, config.batch_scheduling);
+            Ok(Plan { threads, batch, work: service::router(config).boxed_local() })
         }
-        Command::Bench(args) => Ok((args.threads, bench::run(args).boxed_local())),
-        Command::Dev(args) => Ok((0, dev::run(args).boxed_local())),
+        Command::Bench(args) => {
+            Ok(Plan { threads: args.threads, ..Plan::new(bench::run(args).boxed_local()) })
+        }
+        Command::Dev(args) => Ok(Plan::new(dev::run(args).boxed_local())),
         Command::Cluster(ClusterCommand::Init(args)) => failing(cluster::init(args)),
         Command::Cluster(ClusterCommand::Status(args)) => failing(cluster::status(args)),
         Command::Cluster(ClusterCommand::Check(args)) => failing(check::check(args)),
@@ -92,6 +115,6 @@ fn plan(command: Command) -> Result<(usize, Work), Failure> {
     }
 }
 
-fn failing(work: impl Future<Output = anyhow::Result<()>> + 'static) -> Result<(usize, Work), Failure> {
-    Ok((0, work.map_err(Failure::Failed).boxed_local()))
+fn failing(work: impl Future<Output = anyhow::Result<()>> + 'static) -> Result<Plan, Failure> {
+    Ok(Plan::new(work.map_err(Failure::Failed).boxed_local()))
 }

@@ -48,6 +48,10 @@ pub struct Config {
     /// several processes share the processors.
     #[garde(range(max = 1024))]
     pub threads: usize,
+    /// Whether threads that wake wait until others on their processor have used up their time (`SCHED_BATCH`, Linux): more
+    /// requests then travel and are written together.
+    #[garde(skip)]
+    pub batch_scheduling: bool,
     /// Bound of the document cache, in bytes.
     #[garde(range(min = 1 << 20))]
     pub cache_bytes: u64,
@@ -162,6 +166,7 @@ impl Default for Config {
             join: Vec::new(),
             engine: EngineKind::Sled,
             threads: 0,
+            batch_scheduling: true,
             cache_bytes: 256 << 20,
             engine_cache_bytes: 256 << 20,
             log: LogConfig::default(),

@@ -177,7 +177,7 @@ impl Shard {
         if clock == Clock::Leader
             && state::expires_between(&self.group.state.space().space, header.time_ms, now_ms)?
         {
-            self.advance_time(now_ms).await?;
+            Box::pin(self.advance_time(now_ms)).await?;
         }
         Ok((items, more, self.group.state.settle().await))
     }
@@ -190,7 +190,7 @@ impl Shard {
         clock: Clock,
     ) -> Result<(), ShardReadError> {
         if clock == Clock::Leader && deadline_ms > self.machine.header().time_ms {
-            self.advance_time(now_ms).await?;
+            Box::pin(self.advance_time(now_ms)).await?;
         }
         Ok(())
     }

@@ -32,6 +32,10 @@ pub struct Config {
     /// Threads that serve requests; 0 is one for each processor. Fewer cost less where several processes share the processors.
     #[garde(range(max = 1024))]
     pub threads: usize,
+    /// Whether threads that wake wait until others on their processor have used up their time (`SCHED_BATCH`, Linux): more
+    /// requests then travel and are written together.
+    #[garde(skip)]
+    pub batch_scheduling: bool,
     /// Deadline of a request that names none itself.
     #[serde(with = "humantime_serde")]
     #[garde(custom(at_least::<10>))]
@@ -128,6 +132,7 @@ impl Default for Config {
             nodes: Vec::new(),
             outbound_address: String::new(),
             threads: 0,
+            batch_scheduling: true,
             request_timeout: Duration::from_secs(10),
             attempt_timeout: Duration::from_secs(2),
             drain_delay: Duration::from_secs(1),

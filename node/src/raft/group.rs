@@ -161,7 +161,8 @@ impl Group {
         if let Some(applied) = self.leads_still().await {
             return Ok(applied);
         }
-        let index = self.confirmed_by_heartbeat().await?;
+        // Boxed, like all that seldom happens: what each call may have to wait for takes room in each.
+        let index = Box::pin(self.confirmed_by_heartbeat()).await?;
         self.wait_applied(index).await?;
         Ok(index)
     }
@@ -169,7 +170,7 @@ impl Group {
     async fn confirmed_index(&self) -> Result<u64, ReadError> {
         match self.leads_still().await {
             Some(applied) => Ok(applied),
-            None => self.confirmed_by_heartbeat().await,
+            None => Box::pin(self.confirmed_by_heartbeat()).await,
         }
     }
 
@@ -612,6 +613,12 @@ impl Group {
         let Some(body) = frame.body else { return refused("an empty frame") };
         match body {
             Body::Append(request) => self.handle_append(request).await,
+            other => Box::pin(self.handle_rare(other)).await,
+        }
+    }
+
+    async fn handle_rare(&self, body: Body) -> Body {
+        match body {
             Body::Vote(request) => {
                 let voting = self.contact.asked();
                 match self.raft.vote(vote_request(&request)).await {
@@ -650,7 +657,8 @@ impl Group {
             }
             // Of no one group: the node answers it.
             Body::Confirm(_) => refused("a question to the node, not to a replica"),
-            Body::AppendReply(_)
+            Body::Append(_)
+            | Body::AppendReply(_)
             | Body::VoteReply(_)
             | Body::TransferReply(_)
             | Body::ReadIndexReply(_)

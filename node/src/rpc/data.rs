@@ -211,7 +211,7 @@ async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
         }
         Some(Op::Scan(scan)) => {
             if known(scan.collection) {
-                serve_scan(&shard, scan, deadline).await
+                Box::pin(serve_scan(&shard, scan, deadline)).await
             } else {
                 Err(unknown_collection())
             }
@@ -219,7 +219,8 @@ async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
         Some(Op::Write(write)) => {
             let command = write.command.unwrap_or_default();
             if command.units.iter().flat_map(|unit| &unit.ops).all(|op| known(op.collection)) {
-                serve_write(node, &shard, command, deadline).await
+                // Boxed, or each read would take the room of a write.
+                Box::pin(serve_write(node, &shard, command, deadline)).await
             } else {
                 Err(unknown_collection())
             }
@@ -287,7 +288,8 @@ async fn barrier(
     }
     if let Some(stale) = freshness.max_stale_ms.filter(|_| !defect::has(Defect::ForgetStaleness)) {
         let stale = Duration::from_millis(u64::from(stale));
-        let proving = tokio::time::timeout_at(patience, shard.group.fresh_within(stale, patience)).await;
+        let proving = Box::pin(shard.group.fresh_within(stale, patience));
+        let proving = tokio::time::timeout_at(patience, proving).await;
         proving.map_err(|_| not_fresh("no leader confirmed in time".to_owned()))?.map_err(read_fault)?;
     }
     Ok(Clock::Local)

@@ -131,7 +131,7 @@ impl Queue {
         None
     }
 
-    /// Moves everything into `out`, which is empty. With `wait`, returns only with something or when closed.
+    /// Moves everything to the end of `out`. With `wait`, returns only with something or when closed.
     /// Returns whether the queue is closed.
     pub fn take(&self, out: &mut VecDeque<Op>, wait: bool) -> bool {
         let mut state = self.state.lock();
@@ -140,7 +140,11 @@ impl Queue {
             self.work.wait(&mut state);
         }
         state.parked = false;
-        std::mem::swap(&mut state.ops, out);
+        if out.is_empty() {
+            std::mem::swap(&mut state.ops, out);
+        } else {
+            out.append(&mut state.ops);
+        }
         state.bytes = 0;
         if state.waiting > 0 {
             self.room.notify_all();

@@ -162,6 +162,11 @@ impl Writer {
                 self.seal()?;
             }
             let closed = self.shared.queue.take(&mut self.backlog, idle && wait);
+            if wait && !self.backlog.is_empty() {
+                // Who is about to submit has its turn first, where processors are scarce: one flush is for all.
+                std::thread::yield_now();
+                self.shared.queue.take(&mut self.backlog, false);
+            }
             if self.backlog.is_empty() {
                 if closed {
                     self.seal()?;

@@ -82,7 +82,7 @@ impl<'a> Call<'a> {
         if known.is_ok() || !valid_collection_name(name) {
             return known;
         }
-        self.app.catalog.catch_up(self).await?;
+        Box::pin(self.app.catalog.catch_up(self)).await?;
         collection(&*self.map().await?, name)
     }
 
