@@ -1,7 +1,7 @@
 //! A cluster of real processes on this machine, measured from outside: what it costs to be idle, what a request costs, what
 //! requests notice of a node that joins, what the client crate gains by going straight to the nodes, and a million documents. Needs the `borough` binary of the same profile: `cargo build --release -p borough` first.
 //!
-//! `cargo bench -p borough-benches --bench cluster -- idle`, `cost`, `join`, `direct` or `large`, with `--engine sled` or `fjall`.
+//! `cargo bench -p borough-benches --bench cluster -- idle`, `cost`, `join`, `steady`, `direct` or `large`, with `--engine sled` or `fjall`.
 //! Processor time is user + system of all processes, from `/proc` (Linux).
 
 #[path = "cluster/direct.rs"]
@@ -11,6 +11,7 @@ mod large;
 #[path = "cluster/usage.rs"]
 mod usage;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use borough_benches::mix::{Kind, Mix};
 use borough_benches::options::Options;
 use borough_benches::report::Report;
 use borough_benches::service::Service;
+use borough_proto::replicas::ReplicaList;
 use clap::{Args, Parser, Subcommand};
 
 #[global_allocator]
@@ -63,6 +65,13 @@ enum Command {
         keys: u64,
         #[arg(long, default_value_t = 300)]
         value_bytes: usize,
+    },
+    /// A load that keeps all processors busy, closed loop, and how many elections there are meanwhile: none is needed.
+    Steady {
+        #[arg(long, default_value_t = 3600.0)]
+        seconds: f64,
+        #[arg(long, default_value_t = 64)]
+        connections: usize,
     },
     /// The client crate through the router and straight to the nodes, in turns, closed loop: GET and PUT.
     Direct {
@@ -170,6 +179,16 @@ fn run(cli: &Cli) -> Result<()> {
                 };
                 cost(&cluster, load).await?;
             }
+            Command::Steady { seconds, connections } => {
+                let load = Options {
+                    seconds: *seconds,
+                    warm_up: 0.0,
+                    connections: *connections,
+                    mix: "get=50,put=50".parse().map_err(|fault| anyhow!("the mix: {fault}"))?,
+                    ..Options::default()
+                };
+                steady(&cluster, load).await?;
+            }
             Command::Direct { seconds, rounds, callers, keys, value_bytes } => {
                 let load = direct::Load {
                     time: Duration::from_secs_f64(*seconds),
@@ -257,6 +276,33 @@ async fn cost(cluster: &LocalCluster, load: Options) -> Result<()> {
     }
     Usage::of(cluster)?.print_memory("after load");
     Ok(())
+}
+
+async fn steady(cluster: &LocalCluster, load: Options) -> Result<()> {
+    on(cluster, &load)?.preload().await?;
+    let before = terms(cluster).await?;
+    let report = on(cluster, &load)?.measure().await?;
+    let after = terms(cluster).await?;
+    println!("{report}");
+    let grown =
+        |(group, term): (&Option<u32>, &u64)| term.saturating_sub(before.get(group).copied().unwrap_or(0));
+    println!("elections of {} groups meanwhile: {}", after.len(), after.iter().map(grown).sum::<u64>());
+    ensure!(report.failed() == 0, "requests failed");
+    Ok(())
+}
+
+/// The highest term of each group.
+async fn terms(cluster: &LocalCluster) -> Result<BTreeMap<Option<u32>, u64>> {
+    let mut terms = BTreeMap::new();
+    for node in cluster.nodes() {
+        let list: ReplicaList =
+            reqwest::get(format!("http://{}/debug/replicas", node.admin())).await?.json().await?;
+        for replica in list.replicas {
+            let term = terms.entry(replica.shard).or_default();
+            *term = replica.applied_term.max(*term);
+        }
+    }
+    Ok(terms)
 }
 
 /// Slices of load before a node joins and while operations run after it; who comes is measured second by second, so that

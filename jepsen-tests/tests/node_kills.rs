@@ -460,7 +460,8 @@ async fn stopped_meta_leader(cluster: &mut Cluster) -> anyhow::Result<()> {
         Ok(())
     })
     .await;
-    let asked: Vec<_> = (0..QUESTIONS).map(|_| tokio::spawn(ask(client.clone()))).collect();
+    let tasks = TaskTracker::new();
+    let asked: Vec<_> = (0..QUESTIONS).map(|_| tasks.spawn(ask(client.clone()))).collect();
     cluster.node_mut(leader)?.signal(Signal::SIGCONT)?;
     other?;
     let mut answered = 0;

@@ -8,6 +8,7 @@ use borough_proto::exchange::Forwarder;
 use borough_proto::exchange::backoff::Backoff;
 use borough_proto::exchange::channel::{ChannelSettings, cluster_client};
 use borough_proto::wire::{self, cluster_client::ClusterClient};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
@@ -25,11 +26,13 @@ pub struct ClusterCalls {
     forwarder: Arc<Forwarder>,
     seeds: Vec<String>,
     channel: ChannelSettings,
+    /// The node that answered last. It is asked first: one that hangs costs each call that meets it an attempt's time.
+    answered: Mutex<Option<String>>,
 }
 
 impl ClusterCalls {
     pub fn new(forwarder: Arc<Forwarder>, seeds: Vec<String>, channel: ChannelSettings) -> Self {
-        Self { forwarder, seeds, channel }
+        Self { forwarder, seeds, channel, answered: Mutex::new(None) }
     }
 
     /// The status document.
@@ -98,18 +101,25 @@ impl ClusterCalls {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        let mut first = self.answered.lock().clone();
         let mut turn = rand::random_range(0..1024_usize);
         let mut last = "no node to ask".to_owned();
         let mut tainted = false;
         for attempt in 0.. {
             let addrs = self.addrs();
+            if let Some(at) = first.take().and_then(|first| addrs.iter().position(|addr| *addr == first)) {
+                turn = at;
+            }
             if let Some(addr) = addrs.get(turn % addrs.len().max(1)) {
                 match self.channel.lazy(addr) {
                     Err(error) => last = error.to_string(),
                     Ok(channel) => {
                         let until = deadline.min(Instant::now() + ATTEMPT);
                         match tokio::time::timeout_at(until, call(cluster_client(channel))).await {
-                            Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                            Ok(Ok(reply)) => {
+                                *self.answered.lock() = Some(addr.clone());
+                                return Ok(reply.into_inner());
+                            }
                             Ok(Err(status)) => {
                                 refused(&status, tainted)?;
                                 tainted |= changes && maybe_done(&status);

@@ -79,7 +79,12 @@ pub async fn operate(node: &Arc<Node>, call: Call) -> wire::OperateReply {
             return answer(&rebalance_plan(&catalog, map, &node.observed.lock()));
         }
         Call::Rebalance(wire::Rebalance { validate_only: false }) => {
-            let moves = plan::missing_moves(&catalog, &node.observed.lock());
+            let moves = {
+                let observed = node.observed.lock();
+                // While it is not known who stays, it waits.
+                let known = plan::silent_members(map, &observed).is_empty();
+                if known { plan::missing_moves(&catalog, &observed) } else { Vec::new() }
+            };
             // Repairs go on by themselves, and drains are asked for.
             Change::StartOperation(wire::StartOperation {
                 kind: OperationKind::Rebalance.into(),
@@ -240,11 +245,7 @@ pub fn status(
         }
         _ => 0,
     };
-    // What was dropped while it goes on is planned anew, if it is still missing.
-    let cancelled = matches!(operation.state(), OperationState::Cancelling | OperationState::Cancelled);
-    let listed =
-        (0_u32..).zip(&operation.moves).filter(|(_, step)| cancelled || step.step() != MoveStep::Dropped);
-    let moves = listed.map(|(position, step)| MoveStatus {
+    let moves = plan::listed(operation).map(|(position, step)| MoveStatus {
         waits: waiting(observed, operation, position, step).filter(|_| is_unfinished(step)),
         ..move_status(step)
     });
@@ -297,7 +298,10 @@ fn why_it_waits(catalog: &wire::Catalog, operation: &wire::Operation, observed: 
                 return None;
             }
             let silent = plan::silent_members(map, observed);
+            let repairs = operation.kind() == OperationKind::Rebalance
+                && observed.outlook().is_some_and(plan::Outlook::repairs);
             return Some(match silent.first() {
+                _ if repairs => "missing replicas are made anew first".to_owned(),
                 _ if !plan::moving_groups(catalog).is_empty() => {
                     "other operations are moving the shards that it has left".to_owned()
                 }
@@ -333,7 +337,7 @@ fn waiting(
     position: u32,
     step: &wire::Move,
 ) -> Option<String> {
-    if step.step() == MoveStep::Copying && !observed.is_up(NodeId(step.to)) {
+    if step.step() == MoveStep::Copying && step.to != 0 && !observed.is_up(NodeId(step.to)) {
         return Some(format!("node {} is silent", step.to));
     }
     observed.waiting(operation.id, position).map(str::to_owned)

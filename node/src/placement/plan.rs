@@ -97,9 +97,15 @@ impl Outlook {
         most(recorded(operation), planned.copied().unwrap_or_default())
     }
 
-    /// Whether moves of the operation have yet to be recorded.
+    /// Whether moves of the operation have yet to be recorded. What is even is known when replicas that are missing are made.
     pub fn has_more(&self, operation: &wire::Operation) -> bool {
-        self.total(operation).0 > recorded(operation).0
+        let repairs = || operation.kind() == OperationKind::Rebalance && self.repairs();
+        self.total(operation).0 > recorded(operation).0 || (goes_on(operation) && repairs())
+    }
+
+    /// Whether replicas are being made anew, or are to be.
+    pub fn repairs(&self) -> bool {
+        self.0.keys().any(|(kind, _)| *kind == OperationKind::Repair)
     }
 }
 
@@ -111,7 +117,11 @@ pub fn total(map: &wire::ClusterMap, observed: &Observed, operation: &wire::Oper
     }
     // What is still there has to go, whether a place for it is known now or not.
     let made = operation.moves.iter().filter(|step| step.step() == MoveStep::Moved).map(count);
-    let here = |info: &wire::ShardInfo| info.replicas.iter().any(|replica| replica.node == operation.node);
+    // One that is on its way there is taken back.
+    let leaves = |replica: &wire::ReplicaInfo| {
+        replica.node == operation.node && replica.role() != ReplicaRole::Learner
+    };
+    let here = |info: &wire::ShardInfo| info.replicas.iter().any(leaves);
     let recorded = |info: &wire::ShardInfo| {
         let group = GroupId::from(ShardId(info.id)).get();
         let step = operation.moves.iter().find(|step| step.group == group && is_unfinished(step));
@@ -119,7 +129,7 @@ pub fn total(map: &wire::ClusterMap, observed: &Observed, operation: &wire::Oper
     };
     let held = map.shards.iter().filter(|info| here(info)).map(|info| (1, recorded(info)));
     let catalog = map.meta.iter().filter(|info| here(info)).map(|_| (1, 0));
-    most(planned, sum(made.chain(held).chain(catalog)))
+    sum(made.chain(held).chain(catalog))
 }
 
 fn sum(counts: impl Iterator<Item = (u64, u64)>) -> (u64, u64) {
@@ -139,10 +149,22 @@ fn count(step: &wire::Move) -> (u64, u64) {
     (1, step.bytes)
 }
 
-/// Recorded moves and their bytes, without those that were dropped, unless that is what became of the operation.
+/// Recorded moves and their bytes.
 fn recorded(operation: &wire::Operation) -> (u64, u64) {
+    sum(listed(operation).map(|(_, step)| count(step)))
+}
+
+/// The operation's moves with their positions, without those that were dropped, as what is still missing is planned anew. Of
+/// a cancelled operation the last of each group is what became of it; those before it had been planned anew.
+pub fn listed(operation: &wire::Operation) -> impl Iterator<Item = (u32, &wire::Move)> {
     let cancelled = matches!(operation.state(), OperationState::Cancelling | OperationState::Cancelled);
-    sum(operation.moves.iter().filter(|step| cancelled || step.step() != MoveStep::Dropped).map(count))
+    let mut last: BTreeMap<u32, u32> = BTreeMap::new();
+    if cancelled {
+        last.extend((0..).zip(&operation.moves).map(|(position, step)| (step.group, position)));
+    }
+    (0..).zip(&operation.moves).filter(move |(position, step)| {
+        step.step() != MoveStep::Dropped || last.get(&step.group) == Some(position)
+    })
 }
 
 /// The next steps, and what all of them amount to: `None` when nothing was planned.
@@ -150,7 +172,9 @@ pub fn next(catalog: &wire::Catalog, observed: &Observed, allowed: Allowed) -> (
     let Some(map) = &catalog.map else { return (Vec::new(), None) };
     let look = allowed.judge && allowed.plan;
     let missing = if look { all_missing(catalog, observed, Silent::Closed) } else { Vec::new() };
-    let anew = look && is_shorter_anew(catalog, observed, &missing);
+    // What is even depends on who stays: while that is not known of somebody, nothing is moved for it.
+    let known = all_up(map, observed);
+    let anew = look && known && is_shorter_anew(catalog, observed, &missing);
     let mut moves = moves(catalog, map, observed, anew, allowed.moves_max);
     if !allowed.judge {
         moves.retain(|step| !matches!(step, Step::Move { act: Act::TakeBack, .. }));
@@ -161,12 +185,9 @@ pub fn next(catalog: &wire::Catalog, observed: &Observed, allowed: Allowed) -> (
     // What is about to be taken back is planned anew when it is.
     let taking_back = acts(|act| matches!(act, Act::TakeBack));
     let (mut steps, outlook) = if look && !taking_back {
-        let outlook = if all_up(map, observed) {
-            Outlook::new(catalog, map, observed, &missing)
-        } else {
-            outlook(catalog, observed)
-        };
-        (start(catalog, map, observed, missing, allowed), Some(outlook))
+        let outlook =
+            if known { Outlook::new(catalog, map, observed, &missing) } else { outlook(catalog, observed) };
+        (start(catalog, map, observed, missing, allowed, known), Some(outlook))
     } else {
         (Vec::new(), None)
     };
@@ -201,6 +222,7 @@ fn start(
     observed: &Observed,
     missing: Vec<wire::Move>,
     allowed: Allowed,
+    known: bool,
 ) -> Vec<Step> {
     let mut wanted: BTreeMap<Belongs, Vec<wire::Move>> = BTreeMap::new();
     let mut seen: BTreeSet<u32> = moving_groups(catalog).into_iter().map(GroupId::get).collect();
@@ -217,7 +239,7 @@ fn start(
     let asked = rebalance(OperationState::Running);
     // What is missing is seen when it is resumed.
     let paused = rebalance(OperationState::Paused);
-    if paused || (!asked && (!allowed.rebalance || catalog.balance_held)) {
+    if paused || !known || (!asked && (!allowed.rebalance || catalog.balance_held)) {
         wanted.remove(&(OperationKind::Rebalance, 0));
     }
     let start = |((kind, node), moves): (Belongs, _)| {

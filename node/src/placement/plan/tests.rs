@@ -662,6 +662,79 @@ fn what_an_operation_has_in_all_does_not_change_with_a_silence() {
 }
 
 #[test]
+fn a_silence_makes_no_moves_and_a_cancelled_operation_tells_each_group_once() {
+    let mut catalog = cluster(3, 32);
+    run(&mut catalog, &[1, 2, 3]);
+    commit(
+        &mut catalog,
+        Change::Join(wire::JoinRequest { incarnation: "i4".to_owned(), ..Default::default() }),
+    );
+    let up = [1, 2, 3, 4];
+    let id = loop {
+        assert!(!tick(&mut catalog, &up).is_empty(), "nothing is rebalanced");
+        let begun = |it: &&wire::Operation| {
+            it.kind() == OperationKind::Rebalance
+                && it.moves.iter().any(|step| step.step() == MoveStep::Moved)
+        };
+        if let Some(operation) = catalog.operations.iter().find(begun) {
+            break operation.id;
+        }
+    };
+    let heard = [1, 3, 4];
+    let steps = decided(&catalog, &observed(&heard, &leaders_in(&catalog, &heard)), ALL);
+    let plans = |step: &Step| matches!(step, Step::Start(_) | Step::Move { act: Act::TakeBack, .. });
+    assert!(!steps.iter().any(plans), "{steps:?}");
+    // Planned anew again and again, as when somebody else is down each time, and then cancelled.
+    for down in [1, 2, 3] {
+        let left: Vec<u64> = up.iter().copied().filter(|&node| node != down).collect();
+        for nodes in [&left[..], &up[..]] {
+            for _ in 0..3 {
+                tick(&mut catalog, nodes);
+            }
+        }
+    }
+    let control = wire::Control::Cancel.into();
+    let cancelled =
+        commit(&mut catalog, Change::ControlOperation(wire::ControlOperation { operation: id, control }));
+    if cancelled.refused.is_empty() {
+        let operation = catalog.operations.iter().find(|operation| operation.id == id).unwrap();
+        let mut groups: Vec<u32> = listed(operation)
+            .filter(|(_, step)| step.step() != MoveStep::Moved)
+            .map(|(_, step)| step.group)
+            .collect();
+        let all = groups.len();
+        groups.sort_unstable();
+        groups.dedup();
+        assert_eq!(groups.len(), all, "{:?}", operation.moves);
+    }
+}
+
+#[test]
+fn a_rebalance_is_not_over_before_what_is_missing_is_made() {
+    let mut catalog = cluster(3, 32);
+    run(&mut catalog, &[1, 2, 3]);
+    commit(
+        &mut catalog,
+        Change::Join(wire::JoinRequest { incarnation: "i4".to_owned(), ..Default::default() }),
+    );
+    let allowed = Allowed { rebalance: false, ..ALL };
+    let asked =
+        wire::StartOperation { kind: OperationKind::Rebalance.into(), asked: true, ..Default::default() };
+    let id = commit(&mut catalog, Change::StartOperation(asked)).operation;
+    // A node dies at once: what it held is to be made on the new one, so that nothing is uneven for now.
+    for _ in 0..3 {
+        let steps = decided(&catalog, &seen(&catalog, &[1, 2, 4]), allowed);
+        for change in steps.into_iter().filter_map(recorded) {
+            commit(&mut catalog, change);
+        }
+    }
+    assert_eq!(state_of(&catalog, id), OperationState::Running);
+    run_allowed(&mut catalog, &[1, 2, 3, 4], allowed);
+    assert_eq!(state_of(&catalog, id), OperationState::Done);
+    assert_eq!(counts(&catalog).into_values().collect::<Vec<_>>(), [24; 4]);
+}
+
+#[test]
 fn a_dead_node_is_replaced_although_nothing_is_rebalanced() {
     let mut catalog = cluster(3, 12);
     run(&mut catalog, &[1, 2, 3]);
