@@ -381,7 +381,7 @@ impl Usage {
         for (name, pid) in nodes.chain([("router".to_owned(), cluster.router().pid())]) {
             let pid = pid.with_context(|| format!("{name} has ended"))?;
             usage.cpu.push((name.clone(), usage::cpu_seconds(pid)?));
-            usage.memory.push((name, usage::resident_bytes(pid)?));
+            usage.memory.push((name, resident_bytes(pid)?));
         }
         Ok(usage)
     }
@@ -407,4 +407,13 @@ impl Usage {
             self.memory.iter().map(|(name, bytes)| format!("{name} {:.0}", *bytes as f64 / 1e6)).collect();
         println!("resident memory {when}, MB: {}", each.join(", "));
     }
+}
+
+/// Resident memory of a process, in bytes.
+fn resident_bytes(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    Ok(kib.with_context(|| format!("{path} names no VmRSS in kB"))? * 1024)
 }

@@ -1,4 +1,4 @@
-//! What a process has used, from `/proc` (Linux).
+//! Processor time of a process, from `/proc` (Linux).
 
 use anyhow::{Context, Result, ensure};
 
@@ -17,16 +17,4 @@ pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let ticks: Vec<u64> = behind.split_whitespace().skip(11).take(2).flat_map(str::parse).collect();
     ensure!(ticks.len() == 2, "{path} is not understood: {stat:?}");
     Ok(ticks.iter().sum::<u64>() as f64 / TICKS_PER_SECOND)
-}
-
-/// Resident memory of a process, in bytes.
-///
-/// # Errors
-/// When there is no such process.
-pub fn resident_bytes(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/status");
-    let status = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-    Ok(kib.with_context(|| format!("{path} names no VmRSS in kB"))? * 1024)
 }
