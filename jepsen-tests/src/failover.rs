@@ -47,6 +47,11 @@ pub struct Failover {
     pub dir: PathBuf,
 }
 
+/// The cluster did not come back from a kill: the product's fault, where other errors are the harness's.
+#[derive(Debug, thiserror::Error)]
+#[error("after kill {0}")]
+pub struct NotHealed(u32);
+
 /// Who leads what, by the nodes' names.
 type Leaders = BTreeMap<String, BTreeSet<u32>>;
 
@@ -70,11 +75,11 @@ pub async fn run(failover: &Failover) -> anyhow::Result<Summary> {
         let calm = Duration::from_millis(rng.random_range(CALM_MS));
         tokio::time::sleep(calm).await;
         let kill = Box::pin(kill_one(&mut cluster, &probes, &stalls, &mut rng, number)).await;
-        let kill = kill.with_context(|| format!("kill {number}"))?;
+        let kill = kill.context(NotHealed(number))?;
         writeln!(lines, "{}", serde_json::to_string(&kill)?).context("write failover.jsonl")?;
         println!("{kill}");
         summary.add(&kill)?;
-        cluster.wait_whole(HEAL_LIMIT).await.with_context(|| format!("after kill {number}"))?;
+        cluster.wait_whole(HEAL_LIMIT).await.context(NotHealed(number))?;
     }
     probes.stop().await;
     let text = summary.to_string();

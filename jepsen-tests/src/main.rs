@@ -150,9 +150,17 @@ fn engine(name: &str) -> Result<Engine, String> {
     Engine::named(name).ok_or_else(|| "sled or fjall".to_owned())
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
+    match &cli.command {
+        // It starts nothing that would have to be ended: signals end it as they do any program.
+        Some(Command::Check(args)) => check(args),
+        _ => drive(cli),
+    }
+}
+
+#[tokio::main]
+async fn drive(cli: Cli) -> ExitCode {
     // What is dropped kills its processes: a run that is interrupted leaves none behind.
     tokio::select! {
         code = Box::pin(carry_out(cli)) => code,
@@ -223,7 +231,8 @@ async fn measure(args: FailoverArgs) -> ExitCode {
         }
         Err(error) => {
             eprintln!("{error:#}");
-            ExitCode::FAILURE
+            let broken = error.downcast_ref::<failover::NotHealed>().is_some();
+            ExitCode::from(if broken { 1 } else { 2 })
         }
     }
 }

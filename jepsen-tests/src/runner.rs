@@ -106,7 +106,8 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
     let finished = recorder.finish().context("write the history").map_err(harness);
     seen.records = finished?;
     write_history(&seen.records, dir).map_err(harness)?;
-    crashed.and(lived).map_err(Failure::Violation)?;
+    crashed.map_err(Failure::Violation)?;
+    lived?;
     judge_equality(equal, plan, seen)?;
     // Dropped only here: a verdict on what was answered does not need it, its logs do.
     drop(cluster);
@@ -199,8 +200,9 @@ async fn live(
     cluster: &mut Cluster,
     site: &Arc<Site>,
     director: &Director,
-) -> anyhow::Result<()> {
-    let prober = Prober::start(cluster, site.recorder.clone()).await.context("start to ask for epochs")?;
+) -> Result<(), Failure> {
+    let prober = Prober::start(cluster, site.recorder.clone()).await.context("start to ask for epochs");
+    let prober = prober.map_err(Failure::Harness)?;
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     for number in 0..plan.callers {
         tasks.spawn(call(Arc::clone(site), number, plan.pause(), stop.clone()));
@@ -216,9 +218,10 @@ async fn live(
     };
     stop.cancel();
     prober.stop().await;
-    tokio::time::timeout(CALLS_LIMIT, tasks.wait()).await.context("callers do not end")?;
-    healed?;
-    site.caller(plan.callers).last_reads().await
+    let ended = tokio::time::timeout(CALLS_LIMIT, tasks.wait()).await.context("callers do not end");
+    ended.map_err(Failure::Harness)?;
+    healed.map_err(Failure::Violation)?;
+    site.caller(plan.callers).last_reads().await.map_err(Failure::Violation)
 }
 
 async fn call(site: Arc<Site>, number: u64, pause: Duration, stop: CancellationToken) {

@@ -43,6 +43,29 @@ fn good_histories_pass() {
 }
 
 #[test]
+fn what_was_seen_to_take_effect_did_so_as_a_whole() {
+    let read = |times, x: Value, y: Value| txn(2, times, json!([["r", "x", x], ["r", "y", y]]));
+    let both = txn(1, (1, 2), json!([["append", "x", 1], ["append", "y", 2]])).unknown();
+    let once = [both.clone(), read((3, 4), json!([1]), json!([2]))];
+    assert_valid(&check(&once));
+    assert_valid(&check(&[
+        both.clone(),
+        read((3, 4), json!([]), json!([])),
+        read((5, 6), json!([1]), json!([2])),
+    ]));
+    let half = [both, read((3, 4), json!([1]), json!([])), read((5, 6), json!([1]), json!([]))];
+    let found = check(&half);
+    assert!(matches!(found.verdict, Verdict::Invalid(_)), "{found}");
+    let gap = check(&[
+        txn(1, (1, 2), json!([["append", "x", 1], ["append", "x", 2]])).unknown(),
+        txn(3, (3, 4), json!([["append", "x", 3]])),
+        txn(2, (5, 6), json!([["r", "x", [1, 3]]])),
+        txn(2, (7, 8), json!([["r", "x", [1, 3]]])),
+    ]);
+    assert!(matches!(gap.verdict, Verdict::Invalid(_)), "{gap}");
+}
+
+#[test]
 fn what_reads_show_by_themselves_is_found() {
     let one = txn(1, (1, 2), json!([["append", "x", 1], ["append", "x", 2]]));
     let with = |list: Value| check(&[one.clone(), txn(2, (3, 4), json!([["r", "x", list]]))]);

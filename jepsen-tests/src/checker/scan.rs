@@ -24,6 +24,8 @@ struct Item<'a> {
     failed: Option<&'a Call>,
     /// The number, from 1, of the last listing that had it.
     last_seen: usize,
+    /// Listings without it, (start, end): those that say most, as none began later and ended earlier.
+    absent: Vec<(u64, u64)>,
 }
 
 /// Checks calls `add` and `remove` of an item, and `scan` of all items, for each key.
@@ -67,6 +69,9 @@ fn check_key(key: &str, calls: &[&Call], findings: &mut Findings) -> usize {
                 None => findings.add("phantom item", key, || format!("{value} in {}", describe(scan))),
             }
         }
+        for item in items.values_mut().filter(|item| item.last_seen <= number) {
+            item.missed_by(scan.start_ns, *end);
+        }
         let mut missed: Vec<&Item<'_>> = Vec::new();
         missed.extend(
             items.values().filter(|item| item.last_seen <= number && item.is_there(scan.start_ns, *end)),
@@ -104,6 +109,12 @@ fn note(
         return;
     }
     item.last_seen = number;
+    if let Some(gone) = item.gone_before(scan.start_ns)
+        && !item.adds.iter().any(|add| add.start <= end && add.applied_by >= gone)
+    {
+        findings.add("item that came back", key, || format!("{value} in {}", describe(scan)));
+        return;
+    }
     if item.may_be_there(scan.start_ns, end) {
         return;
     }
@@ -120,6 +131,20 @@ fn note(
 }
 
 impl Item<'_> {
+    /// Keeps a listing without it.
+    fn missed_by(&mut self, start: u64, end: u64) {
+        // What began earlier and ended later says less.
+        self.absent.retain(|&(began, ended)| began > start || ended < end);
+        if !self.absent.iter().any(|&(began, ended)| began >= start && ended <= end) {
+            self.absent.push((start, end));
+        }
+    }
+
+    /// The last begin of a listing without it that had ended before `start`: at some time after that it was not there.
+    fn gone_before(&self, start: u64) -> Option<u64> {
+        self.absent.iter().filter(|&&(_, ended)| ended < start).map(|&(began, _)| began).max()
+    }
+
     /// An add took effect before the scan began, and no remove can have undone it before the scan ended.
     fn is_there(&self, start: u64, end: u64) -> bool {
         let added = self.adds.iter().filter(|add| add.applied_by < start).map(|add| add.start).max();

@@ -32,6 +32,21 @@ fn what_changes_meanwhile_may_be_there_or_not() {
 }
 
 #[test]
+fn an_item_that_comes_back_is_found() {
+    let (there, gone) = (json!(["a"]), json!([]));
+    let calls = |add_again: Option<Call>| {
+        let scans = [((5, 6), &gone), ((7, 8), &there)].map(|(times, items)| scan(times, items.clone()));
+        [add((1, 2)), remove((3, 4)).unknown()].into_iter().chain(add_again).chain(scans).collect::<Vec<_>>()
+    };
+    assert_invalid(&check(&calls(None)), &["item that came back"]);
+    assert_valid(&check(&calls(Some(add((5, 7))))));
+    assert_valid(&check(&calls(Some(add((3, 4)).unknown()))));
+    // Overlapping listings may see it in any order.
+    let overlap = [add((1, 2)), remove((3, 4)).unknown(), scan((5, 8), gone), scan((7, 9), there)];
+    assert_valid(&check(&overlap));
+}
+
+#[test]
 fn a_missed_item_is_found() {
     assert_invalid(&check(&[add((1, 2)), scan((5, 20), json!([]))]), &["missed item"]);
     assert_invalid(

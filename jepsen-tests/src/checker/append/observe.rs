@@ -272,18 +272,46 @@ impl<'a> Observer<'a, '_> {
         self.findings.add("G1b: intermediate read", self.key, detail);
     }
 
-    /// Acknowledged appends must be in what is read afterwards.
+    /// By when each transaction is known to have taken effect, as somebody read what it had appended: then all of it has.
+    fn seen_by(&self) -> HashMap<usize, u64> {
+        let mut seen: HashMap<usize, u64> = HashMap::new();
+        let mut ends: Vec<Vec<u64>> =
+            self.observed.lists.iter().map(|list| vec![u64::MAX; list.order.len()]).collect();
+        for read in self.observed.reads.iter().filter(|read| read.count > 0) {
+            let end = self.observed.calls.get(read.txn).and_then(|call| call.end_ns);
+            let of_list = ends.get_mut(read.list).and_then(|ends| ends.get_mut(read.count - 1));
+            if let (Some(end), Some(earliest)) = (end, of_list) {
+                *earliest = end.min(*earliest);
+            }
+        }
+        for (list, ends) in self.observed.lists.iter().zip(ends) {
+            // Who read an element read all before it.
+            let mut earliest = u64::MAX;
+            for (&id, end) in list.order.iter().zip(ends).rev() {
+                earliest = earliest.min(end);
+                if let Some(element) = self.observed.elements.get(id) {
+                    let known = seen.entry(element.txn).or_insert(u64::MAX);
+                    *known = earliest.min(*known);
+                }
+            }
+        }
+        seen
+    }
+
+    /// Appends that have taken effect must be in what is read afterwards.
     fn lost(&mut self) {
         let orders = self.observed.lists.iter().flat_map(|list| &list.order);
         let read: HashSet<ElementId> = orders.copied().collect();
+        let seen = self.seen_by();
         for (id, element) in self.observed.elements.iter().enumerate() {
-            let Some(call) = self.observed.calls.get(element.txn).filter(|call| is_acknowledged(call)) else {
-                continue;
-            };
+            let Some(call) = self.observed.calls.get(element.txn) else { continue };
+            let acknowledged = call.end_ns.filter(|_| is_acknowledged(call));
+            let known = acknowledged.into_iter().chain(seen.get(&element.txn).copied()).min();
+            let Some(known) = known.filter(|known| *known < u64::MAX) else { continue };
             let Some(list) = self.observed.lists.get_mut(element.list).filter(|_| !read.contains(&id)) else {
                 continue;
             };
-            if list.last_read > call.end_ns {
+            if list.last_read > Some(known) {
                 let detail = || {
                     format!(
                         "{} to {} is in no read: {}",

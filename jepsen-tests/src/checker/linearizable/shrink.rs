@@ -6,6 +6,7 @@
 //! deletion that nobody can have noticed, as another write came between.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use super::Bounds;
 use super::model::{ABSENT, Id, Op, Step};
@@ -13,12 +14,17 @@ use super::search::{Outcome, decide};
 
 /// Smaller than for the decision, as many searches are made; what exceeds them is not left out.
 const BOUNDS: Bounds = Bounds { configurations_max: 20_000, memory_max_bytes: 32 << 20 };
-/// Over all searches of a history, the operations looked through.
-const WORK_MAX: usize = 20_000_000;
+/// For all searches of a history: a verdict is told, whatever it takes to make it short.
+const TIME_MAX: Duration = Duration::from_secs(10);
 
-/// A part of `ops`, itself not linearizable, from which nothing more can be left out. `ops` is not linearizable.
+/// A part of `ops`, itself not linearizable, from which nothing more can be left out, as far as that is found in time. `ops` is
+/// not linearizable.
 pub fn smallest(ops: &[Op]) -> Vec<Op> {
-    let mut shrinker = Shrinker { work: 0 };
+    smallest_within(ops, TIME_MAX)
+}
+
+fn smallest_within(ops: &[Op], limit: Duration) -> Vec<Op> {
+    let shrinker = Shrinker { until: Instant::now() + limit };
     let mut ops = shrinker.prefix(ops.to_vec());
     shrinker.accept(&mut ops, |op| !matches!(op.step, Step::Unlike(_)));
     loop {
@@ -33,17 +39,16 @@ pub fn smallest(ops: &[Op]) -> Vec<Op> {
 }
 
 struct Shrinker {
-    work: usize,
+    until: Instant,
 }
 
 impl Shrinker {
-    fn is_violation(&mut self, ops: &[Op]) -> bool {
-        self.work += ops.len() + 1;
-        self.work < WORK_MAX && decide(ops, BOUNDS) == Outcome::NotLinearizable
+    fn is_violation(&self, ops: &[Op]) -> bool {
+        Instant::now() < self.until && decide(ops, BOUNDS) == Outcome::NotLinearizable
     }
 
     /// The history up to the first end at which it is not linearizable any more.
-    fn prefix(&mut self, ops: Vec<Op>) -> Vec<Op> {
+    fn prefix(&self, ops: Vec<Op>) -> Vec<Op> {
         let mut ends: Vec<u64> = ops.iter().filter_map(|op| op.end).collect();
         ends.sort_unstable();
         ends.dedup();
@@ -60,14 +65,14 @@ impl Shrinker {
     }
 
     /// Keeps only what is to be kept, if that is still a violation.
-    fn accept(&mut self, ops: &mut Vec<Op>, keep: impl Fn(&Op) -> bool) {
+    fn accept(&self, ops: &mut Vec<Op>, keep: impl Fn(&Op) -> bool) {
         let kept: Vec<Op> = ops.iter().copied().filter(keep).collect();
         if kept.len() < ops.len() && self.is_violation(&kept) {
             *ops = kept;
         }
     }
 
-    fn leave_out_looks(&mut self, ops: &mut Vec<Op>) {
+    fn leave_out_looks(&self, ops: &mut Vec<Op>) {
         let looks = |op: &&Op| matches!(op.step, Step::Read(_) | Step::Unlike(_));
         let calls: Vec<usize> = ops.iter().filter(looks).map(|op| op.call).collect();
         self.leave_out(ops, &calls, |ops, calls| {
@@ -75,7 +80,7 @@ impl Shrinker {
         });
     }
 
-    fn leave_out_values(&mut self, ops: &mut Vec<Op>) {
+    fn leave_out_values(&self, ops: &mut Vec<Op>) {
         let ids = ops.iter().flat_map(|op| [op.step.produces(), op.step.observes()]).flatten();
         let ids: BTreeSet<Id> = ids.collect();
         let ids: Vec<Id> = ids.into_iter().collect();
@@ -88,7 +93,7 @@ impl Shrinker {
         });
     }
 
-    fn leave_out_deletions(&mut self, ops: &mut Vec<Op>) {
+    fn leave_out_deletions(&self, ops: &mut Vec<Op>) {
         let notices = |op: &Op| {
             matches!(op.step, Step::Read(ABSENT) | Step::Swap { old: ABSENT, .. } | Step::Unlike(_))
         };
@@ -102,7 +107,7 @@ impl Shrinker {
 
     /// Tries to leave out half of the things, then quarters, and so on down to single ones.
     fn leave_out<T: Ord + Copy>(
-        &mut self,
+        &self,
         ops: &mut Vec<Op>,
         things: &[T],
         without: impl Fn(&[Op], &BTreeSet<T>) -> Vec<Op>,
@@ -182,4 +187,20 @@ fn least_from(mut pairs: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
         *second = least;
     }
     pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_time_all_of_it_is_the_violation() {
+        let write =
+            |start, id| Op { call: start as usize, start, end: Some(start + 1), step: Step::Write(id) };
+        let read = |start, id| Op { step: Step::Read(id), ..write(start, id) };
+        let ops = [write(1, 1), write(3, 2), read(5, 2), write(7, 3), read(9, 1)];
+        assert_eq!(decide(&ops, BOUNDS), Outcome::NotLinearizable);
+        assert_eq!(smallest_within(&ops, Duration::ZERO).len(), ops.len());
+        assert!(smallest(&ops).len() < ops.len());
+    }
 }
