@@ -1,6 +1,8 @@
 //! What the meta group has to do as the cluster grows: the size of the catalog, of the map and of its changes, and how long
 //! its leader takes for a step of a move, a node's report, a look for the next steps and the status document.
 
+#![expect(clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark may end with a panic")]
+
 use std::time::{Duration, Instant};
 
 use borough_node::placement::observe::Observed;
