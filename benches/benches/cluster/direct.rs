@@ -144,7 +144,8 @@ async fn call(
                 users.put(id(number), &document).await?;
             }
         }
-        latency.saturating_record(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
+        let micros = u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX);
+        latency.record(micros).context("keep a latency")?;
     }
     Ok(latency)
 }
