@@ -67,7 +67,8 @@ async fn no_quorum(cluster: &mut Cluster) -> anyhow::Result<()> {
         Ok(status)
     })
     .await?;
-    let survivor = status.nodes.first().context("no node")?.id;
+    // Who leads the catalog is who can tell how the others are.
+    let survivor = until(HEAL_LIMIT, "a leader of the catalog", || cluster.meta_leader()).await?;
     let led = |own: bool| {
         let shards = status.shards.iter().filter(move |shard| (shard.leader == Some(survivor)) == own);
         shards
@@ -134,6 +135,14 @@ async fn no_quorum(cluster: &mut Cluster) -> anyhow::Result<()> {
         .await?;
     }
     ensure!(killed.elapsed() > Duration::from_secs(1), "refused although it cannot have been that stale");
+    // Long after it has found out that no quorum answers.
+    until(HEAL_LIMIT, "the status to tell who is silent", || async {
+        let status = cluster.status().await?;
+        let silent = status.nodes.iter().filter(|node| node.id != survivor && node.state != "up").count();
+        ensure!(silent == 2, "{silent} nodes are silent");
+        Ok(())
+    })
+    .await?;
 
     for node in status.nodes.iter().filter(|node| node.id != survivor) {
         cluster.node_mut(node.id)?.launch().await?;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use crate::node::Node;
-use crate::raft::{Group, ProposeError, ReadError, Reply, proposal};
+use crate::raft::{Group, ProposeError, Reply, proposal};
 
 /// Between rounds over all members of the meta group.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -114,14 +114,17 @@ pub async fn propose(
     .await
 }
 
-/// This node's replica of the catalog if it leads, as a quorum confirms: a leader that was stopped does not know that another
-/// was elected. Where no quorum answers nobody else leads, and what this node knows is better than nothing.
+/// This node's replica of the catalog if it leads, once a quorum was asked: a leader that was stopped does not know that another
+/// was elected, and learns it so. Where no quorum answers what it knows is better than nothing.
 pub async fn leading(node: &Node) -> Option<Arc<Group>> {
     let meta = node.meta().filter(|meta| meta.is_leader())?;
     match tokio::time::timeout(CONFIRM_MAX, meta.read_index()).await {
-        Ok(Err(ReadError::NotLeader { .. })) => None,
-        Ok(Ok(_) | Err(ReadError::NotFresh(_))) | Err(_) => Some(meta).filter(|meta| meta.is_leader()),
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "no quorum says that this node leads the catalog's group"),
+        Err(_) => tracing::debug!("no quorum says in time that this node leads the catalog's group"),
     }
+    // One that hears nobody still counts as leading; who was told of another leader does not.
+    Some(meta).filter(|meta| meta.is_leader())
 }
 
 /// Puts a command into the catalog if this node leads it.
