@@ -13,7 +13,7 @@ use prost::Message;
 use crate::cache::Cache;
 use crate::defect::{self, Defect};
 use crate::raft::{Group, Machine, ReadError, Reply};
-use crate::state::{self, Header, SweepLimits, Visibility};
+use crate::state::{self, Header, Sessions, SweepLimits, Visibility};
 use crate::store::snapshot::VersionedSpace;
 use crate::store::{Space, StoreError};
 
@@ -22,6 +22,8 @@ pub struct ShardMachine {
     replica: ReplicaId,
     cache: Arc<Cache>,
     header: Mutex<Header>,
+    /// As the last batch has left them. Of the space that was loaded last.
+    sessions: Mutex<Sessions>,
     pub reads: AtomicU64,
     pub writes: AtomicU64,
 }
@@ -32,6 +34,7 @@ impl ShardMachine {
             replica,
             cache,
             header: Mutex::default(),
+            sessions: Mutex::default(),
             reads: AtomicU64::new(0),
             writes: AtomicU64::new(0),
         })
@@ -45,6 +48,7 @@ impl ShardMachine {
 
 impl Machine for ShardMachine {
     fn load(&self, space: &VersionedSpace) -> Result<(), StoreError> {
+        *self.sessions.lock() = Sessions::default();
         *self.header.lock() = state::load_header(space)?;
         Ok(())
     }
@@ -56,7 +60,9 @@ impl Machine for ShardMachine {
         position: (Bytes, Bytes),
     ) -> Result<Vec<Reply>, StoreError> {
         let before = self.header();
-        let mut apply = state::begin(space, before);
+        // Whatever fails from here on, nothing of it is taken for what the space holds.
+        let sessions = std::mem::take(&mut *self.sessions.lock());
+        let mut apply = state::resume(space, before, sessions);
         let mut replies = Vec::with_capacity(commands.len());
         for (index, bytes) in commands {
             replies.push(match wire::Command::decode(bytes.clone()) {
@@ -73,6 +79,7 @@ impl Machine for ShardMachine {
         applied.batch.changes.push((key, Some(value)));
         space.apply(applied.batch)?;
         *self.header.lock() = applied.header;
+        *self.sessions.lock() = applied.sessions;
         self.writes.fetch_add(commands.len() as u64, Ordering::Relaxed);
         for (key, record) in applied.touched {
             if defect::has(Defect::StaleCache) {
@@ -80,8 +87,12 @@ impl Machine for ShardMachine {
             }
             self.cache.update(space.instance(), key, record);
         }
-        metrics::counter!("borough_swept_documents_total").increment(applied.swept.documents);
-        metrics::counter!("borough_idempotency_evicted_total").increment(applied.swept.keys_evicted);
+        if applied.swept.documents > 0 {
+            metrics::counter!("borough_swept_documents_total").increment(applied.swept.documents);
+        }
+        if applied.swept.keys_evicted > 0 {
+            metrics::counter!("borough_idempotency_evicted_total").increment(applied.swept.keys_evicted);
+        }
         Ok(replies)
     }
 }

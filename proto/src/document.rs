@@ -329,39 +329,47 @@ pub fn flags(inspected: &Inspected<'_>, id: &str, sort: Option<&str>) -> Result<
 ///
 /// Shares `body` when nothing has to be added. `body` is trusted to be an object ([`inspect`]).
 pub fn present(id: &str, sort: Option<&str>, flags: u32, body: &Bytes) -> Bytes {
-    let add_id = flags & DOCUMENT_ADD_ID != 0;
-    let sort = sort.filter(|_| flags & DOCUMENT_ADD_SORT != 0);
-    let Some(open) = body.iter().position(|&byte| byte == b'{').filter(|_| add_id || sort.is_some()) else {
+    let adds = flags & DOCUMENT_ADD_ID != 0 || (sort.is_some() && flags & DOCUMENT_ADD_SORT != 0);
+    if !adds {
         return body.clone();
-    };
-    let rest = body.slice(open + 1..);
+    }
     let mut shown = BytesMut::with_capacity(body.len() + id.len() + sort.map_or(0, str::len) + 24);
-    shown.put_u8(b'{');
-    if add_id {
-        put_field(&mut shown, "id", id);
+    put_presented(&mut shown, id, sort, flags, body);
+    shown.freeze()
+}
+
+/// Appends the same to `out`.
+pub fn put_presented(out: &mut BytesMut, id: &str, sort: Option<&str>, flags: u32, body: &[u8]) {
+    let id = Some(id).filter(|_| flags & DOCUMENT_ADD_ID != 0);
+    let sort = sort.filter(|_| flags & DOCUMENT_ADD_SORT != 0);
+    let open = body.iter().position(|&byte| byte == b'{').filter(|_| id.is_some() || sort.is_some());
+    let Some(rest) = open.and_then(|open| body.get(open + 1..)) else {
+        out.extend_from_slice(body);
+        return;
+    };
+    out.put_u8(b'{');
+    if let Some(id) = id {
+        put_field(out, "id", id);
     }
     if let Some(sort) = sort {
-        if shown.len() > 1 {
-            shown.put_u8(b',');
+        if id.is_some() {
+            out.put_u8(b',');
         }
-        put_field(&mut shown, "sort", sort);
+        put_field(out, "sort", sort);
     }
     let empty = rest.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'}');
     if !empty {
-        shown.put_u8(b',');
+        out.put_u8(b',');
     }
-    shown.extend_from_slice(&rest);
-    shown.freeze()
+    out.extend_from_slice(rest);
 }
 
 fn put_field(out: &mut BytesMut, name: &str, value: &str) {
     out.put_u8(b'"');
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b"\":");
-    // A string always serialises.
-    if let Ok(json) = serde_json::to_vec(value) {
-        out.extend_from_slice(&json);
-    }
+    // A string always serialises, and writing to memory cannot fail.
+    let _ = serde_json::to_writer(out.writer(), value);
 }
 
 /// The `ETag` of a version: a quoted string (RFC 9110 §8.8.3).

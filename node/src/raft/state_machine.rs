@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use borough_proto::{GroupId, ReplicaId, wire};
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt};
 use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 use parking_lot::Mutex;
@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 
 use super::types::{
     LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig, applied_from_wire, applied_to_wire,
-    proposal_message,
+    log_id_to_wire, proposal_message,
 };
 use crate::crash;
 use crate::store::snapshot::{PointInTime, VersionedSpace};
@@ -63,13 +63,25 @@ pub trait Machine: Send + Sync + 'static {
 }
 
 /// The applied position and the membership there.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Position {
     applied: Option<LogId>,
     membership: StoredMembership,
+    /// The membership in the form that is kept beside the data, so that it need not be made for each batch.
+    record: wire::AppliedState,
 }
 
 impl Position {
+    fn new(applied: Option<LogId>, membership: StoredMembership) -> Self {
+        Self { applied, record: applied_to_wire(applied.as_ref(), &membership), membership }
+    }
+
+    /// What is kept beside the data for `applied`.
+    fn encoded_at(&mut self, applied: &LogId) -> Bytes {
+        self.record.applied = Some(log_id_to_wire(applied));
+        self.record.encode_to_vec().into()
+    }
+
     fn voters(&self) -> BTreeSet<u64> {
         self.membership.voter_ids().collect()
     }
@@ -268,7 +280,7 @@ impl ReplicaState {
         let Some((last, _)) = items.last() else { return Ok(()) };
         let last = last.log_id;
         let mut position = self.position.lock();
-        let mut next = Position { applied: Some(last), membership: position.membership.clone() };
+        let mut membership_after = None;
         let mut commands = Vec::with_capacity(items.len());
         for (entry, _) in &items {
             match &entry.payload {
@@ -277,21 +289,23 @@ impl ReplicaState {
                     commands.push((entry.log_id.index, proposal_message(proposal)));
                 }
                 EntryPayload::Membership(membership) => {
-                    next.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                    let membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                    membership_after = Some(Position::new(Some(last), membership));
                 }
             }
         }
-        let encoded = applied_to_wire(next.applied.as_ref(), &next.membership).encode_to_vec();
-        let record = (Bytes::from_static(APPLIED_KEY), Bytes::from(encoded));
+        let encoded = membership_after.as_mut().unwrap_or(&mut *position).encoded_at(&last);
+        let record = (Bytes::from_static(APPLIED_KEY), encoded);
         self.applying.store(last.index, Ordering::Release);
         let replies =
             self.machine.apply(&self.space.load().space, &commands, record).map_err(io::Error::other)?;
-        if next.membership != position.membership {
+        position.applied = Some(last);
+        if let Some(next) = membership_after {
             let voters = next.voters();
             self.owed.lock().retain(|replica, _| !voters.contains(replica));
             self.voters.store(Arc::new(voters));
+            *position = next;
         }
-        *position = next;
         drop(position);
         for (entry, _) in &items {
             if let EntryPayload::Membership(membership) = &entry.payload
@@ -401,11 +415,13 @@ impl ReplicaState {
 }
 
 fn read_position(space: &VersionedSpace, replica: ReplicaId) -> Result<Position, StoreError> {
-    let Some(bytes) = space.get(APPLIED_KEY)? else { return Ok(Position::default()) };
+    let Some(bytes) = space.get(APPLIED_KEY)? else {
+        return Ok(Position::new(None, StoredMembership::default()));
+    };
     let damaged = |detail: String| StoreError::Damaged { space: replica.to_string(), detail };
     let wire = wire::AppliedState::decode(bytes).map_err(|error| damaged(error.to_string()))?;
     let (applied, membership) = applied_from_wire(&wire).map_err(|error| damaged(error.to_string()))?;
-    Ok(Position { applied, membership })
+    Ok(Position::new(applied, membership))
 }
 
 /// Raft's handle on a replica's state.
@@ -436,27 +452,34 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Ok((position.applied, position.membership.clone()))
     }
 
-    async fn apply<S>(&mut self, entries: S) -> Result<(), io::Error>
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
     {
-        let mut chunks = entries.ready_chunks(BATCH_ENTRIES_MAX);
-        while let Some(chunk) = chunks.next().await {
-            let (mut items, mut bytes) = (Vec::with_capacity(chunk.len()), 0);
-            for item in chunk {
-                let item = item?;
-                if let EntryPayload::Normal(proposal) = &item.0.payload {
-                    bytes += proposal.0.len();
+        let (mut items, mut bytes) = (Vec::new(), 0);
+        loop {
+            // What is there already goes into one batch, up to its bounds.
+            let full = items.len() >= BATCH_ENTRIES_MAX || bytes >= BATCH_BYTES;
+            let next = match items.is_empty() {
+                true => Some(entries.next().await),
+                false if full => None,
+                false => entries.next().now_or_never(),
+            };
+            match next {
+                Some(Some(item)) => {
+                    let item = item?;
+                    if let EntryPayload::Normal(proposal) = &item.0.payload {
+                        bytes += proposal.0.len();
+                    }
+                    items.push(item);
                 }
-                items.push(item);
-                if bytes >= BATCH_BYTES {
+                Some(None) => return self.0.apply_batch(items),
+                None => {
                     self.0.apply_batch(std::mem::take(&mut items))?;
                     bytes = 0;
                 }
             }
-            self.0.apply_batch(items)?;
         }
-        Ok(())
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {

@@ -39,11 +39,18 @@ pub struct Applied {
     pub touched: Vec<(Bytes, Option<Bytes>)>,
     /// What sweeps removed.
     pub swept: Swept,
+    /// For [`resume`], once the batch is in the view.
+    pub sessions: Sessions,
 }
 
 /// Starts a batch on top of `view`, whose header is `header`.
 pub fn begin<V: View + ?Sized>(view: &V, header: Header) -> Apply<'_, V> {
-    Apply { overlay: Overlay::new(view), header, sessions: Sessions::default(), swept: Swept::default() }
+    resume(view, header, Sessions::default())
+}
+
+/// The same, with the sessions that the batch before it has left, and which must have gone into that same `view`.
+pub fn resume<V: View + ?Sized>(view: &V, header: Header, sessions: Sessions) -> Apply<'_, V> {
+    Apply { overlay: Overlay::new(view), header, sessions, swept: Swept::default() }
 }
 
 impl<V: View + ?Sized> Apply<'_, V> {
@@ -92,7 +99,13 @@ impl<V: View + ?Sized> Apply<'_, V> {
         let changes = self.overlay.into_changes();
         let touched =
             changes.iter().filter(|(key, _)| key.first() == Some(&keys::DOCUMENT)).cloned().collect();
-        Applied { batch: Batch { changes }, header: self.header, touched, swept: self.swept }
+        Applied {
+            batch: Batch { changes },
+            header: self.header,
+            touched,
+            swept: self.swept,
+            sessions: self.sessions.settled(),
+        }
     }
 
     /// The unit `number`, whose first operation is the command's `position`-th.

@@ -35,11 +35,12 @@ use prost::Message;
 
 use crate::store::{KeyRange, Scan, Space, StoreError};
 
-pub use apply::{Applied, Apply, begin};
+pub use apply::{Applied, Apply, begin, resume};
 pub use expire::{SweepLimits, Swept, collections_held, expires_between, sweep_at, sweep_due};
 pub use keys::{document_key, is_memory_of_requests};
 pub use read::{read, scan};
 pub use record::{Visibility, decode_document, visibility};
+pub use sessions::Sessions;
 pub use validate::{OPS_MAX, UNITS_MAX, validate};
 
 /// How far a session's sequences may reach beyond its watermark. A sender that leaves an older one unanswered

@@ -2,7 +2,8 @@
 //!
 //! Outcomes lie in pages of 64 sequences, so that a batch rewrites the few pages it adds to, however many outcomes an
 //! unacknowledged sequence keeps alive; a large outcome lies beside its page. A page goes as a whole, once the
-//! watermark has passed it. Decoded sessions stay in memory for one batch and are encoded at its end.
+//! watermark has passed it. What a batch touched is encoded at its end, and a little of it stays decoded in memory for
+//! the next: a busy sender's record and newest pages would else be read, decoded and made anew for each command.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,10 @@ use crate::store::StoreError;
 const PAGE_SEQUENCES: u64 = 64;
 /// An outcome larger than this (a merged document, in practice) lies beside its page.
 const INLINE_BYTES_MAX: usize = 256;
+/// Sessions that stay in memory between batches (I8).
+const SESSIONS_KEPT: usize = 8;
+/// Pages of each that do: 32 kB at most, and mostly one.
+const PAGES_KEPT: usize = 2;
 
 /// What is known of a command's sequence.
 #[derive(Debug, PartialEq)]
@@ -52,15 +57,15 @@ struct Outcome {
     #[prost(uint64, tag = "1")]
     sequence: u64,
     /// A `CommandReply`; empty when it lies apart.
-    #[prost(bytes = "bytes", tag = "2")]
-    reply: Bytes,
+    #[prost(bytes = "vec", tag = "2")]
+    reply: Vec<u8>,
     #[prost(bool, tag = "3")]
     apart: bool,
 }
 
-/// The sessions that this batch has touched.
+/// Sessions of one view, decoded: those that the batch under way has touched, and some that earlier ones did.
 #[derive(Debug, Default)]
-pub(super) struct Sessions {
+pub struct Sessions {
     loaded: BTreeMap<u64, Loaded>,
 }
 
@@ -68,17 +73,22 @@ pub(super) struct Sessions {
 struct Loaded {
     record: SessionRecord,
     pages: BTreeMap<u64, LoadedPage>,
+    /// By the batch under way.
+    touched: bool,
 }
 
 #[derive(Debug, Default)]
 struct LoadedPage {
     page: Page,
+    /// The same, encoded.
+    encoded: Vec<u8>,
+    /// The view has an earlier one.
     changed: bool,
 }
 
 impl Sessions {
     /// Whether the command was applied before. A session that was never seen begins here.
-    pub fn look_up<V: View + ?Sized>(
+    pub(super) fn look_up<V: View + ?Sized>(
         &mut self,
         overlay: &mut Overlay<'_, V>,
         header: &mut Header,
@@ -100,7 +110,7 @@ impl Sessions {
                 .get(&keys::session_reply(session.id, session.sequence))?
                 .ok_or_else(|| damaged("session outcome", &"it is missing"))?
         } else {
-            outcome.reply.clone()
+            Bytes::copy_from_slice(&outcome.reply)
         };
         wire::CommandReply::decode(reply)
             .map(Seen::Answered)
@@ -108,7 +118,7 @@ impl Sessions {
     }
 
     /// Keeps the outcome of a command that was just applied, and forgets what its sender has acknowledged.
-    pub fn record<V: View + ?Sized>(
+    pub(super) fn record<V: View + ?Sized>(
         &mut self,
         overlay: &mut Overlay<'_, V>,
         header: &mut Header,
@@ -123,31 +133,48 @@ impl Sessions {
             loaded.drop_page(overlay, session.id, page)?;
         }
         if session.sequence > loaded.record.watermark {
-            loaded.insert(overlay, session, Bytes::from(reply.encode_to_vec()))?;
+            loaded.insert(overlay, session, reply.encode_to_vec())?;
         }
         Ok(())
     }
 
-    /// Encodes what the batch touched. Loads start afresh afterwards.
-    pub fn write_back<V: View + ?Sized>(&mut self, overlay: &mut Overlay<'_, V>) {
-        for (id, loaded) in std::mem::take(&mut self.loaded) {
-            for (page, loaded) in loaded.pages {
-                if loaded.changed {
-                    overlay.put(keys::session_page(id, page), loaded.page.encode_to_vec().into());
-                }
+    /// Puts what the batch touched into `overlay`.
+    pub(super) fn write_back<V: View + ?Sized>(&mut self, overlay: &mut Overlay<'_, V>) {
+        for (id, loaded) in self.loaded.iter_mut().filter(|(_, loaded)| loaded.touched) {
+            for (page, loaded) in loaded.pages.iter_mut().filter(|(_, loaded)| loaded.changed) {
+                overlay.put(keys::session_page(*id, *page), Bytes::copy_from_slice(&loaded.encoded));
+                loaded.changed = false;
             }
-            overlay.put(keys::session(id), loaded.record.encode_to_vec().into());
+            overlay.put(keys::session(*id), loaded.record.encode_to_vec().into());
         }
     }
 
+    /// What the next batch on the same view begins with, once this one's changes are in it.
+    pub(super) fn settled(mut self) -> Self {
+        if self.loaded.len() > SESSIONS_KEPT {
+            self.loaded.retain(|_, loaded| loaded.touched);
+        }
+        while self.loaded.len() > SESSIONS_KEPT {
+            self.loaded.pop_first();
+        }
+        for loaded in self.loaded.values_mut() {
+            loaded.touched = false;
+            while loaded.pages.len() > PAGES_KEPT {
+                loaded.pages.pop_first();
+            }
+        }
+        self
+    }
+
     /// Removes a session with everything kept for it. Only after [`Sessions::write_back`].
-    pub fn drop_session<V: View + ?Sized>(
+    pub(super) fn drop_session<V: View + ?Sized>(
         &mut self,
         overlay: &mut Overlay<'_, V>,
         id: u64,
         record: SessionRecord,
     ) -> Result<(), StoreError> {
-        let mut loaded = Loaded { record, pages: BTreeMap::new() };
+        let mut loaded = self.loaded.remove(&id).unwrap_or_default();
+        loaded.record = record;
         while let Some(page) = loaded.record.pages.first().copied() {
             loaded.drop_page(overlay, id, page)?;
         }
@@ -171,9 +198,10 @@ impl Sessions {
                         SessionRecord::default()
                     }
                 };
-                entry.insert(Loaded { record, pages: BTreeMap::new() })
+                entry.insert(Loaded { record, ..Loaded::default() })
             }
         };
+        loaded.touched = true;
         loaded.record.last_ms = header.time_ms;
         Ok(loaded)
     }
@@ -193,8 +221,9 @@ impl Loaded {
                 let bytes = overlay
                     .get(&keys::session_page(id, page))?
                     .ok_or_else(|| damaged("session page", &"it is missing"))?;
+                let encoded = bytes.to_vec();
                 let page = Page::decode(bytes).map_err(|error| damaged("session page", &error))?;
-                Ok(entry.insert(LoadedPage { page, changed: false }))
+                Ok(entry.insert(LoadedPage { page, encoded, changed: false }))
             }
         }
     }
@@ -203,7 +232,7 @@ impl Loaded {
         &mut self,
         overlay: &mut Overlay<'_, V>,
         session: &wire::Session,
-        reply: Bytes,
+        reply: Vec<u8>,
     ) -> Result<(), StoreError> {
         let page = page_of(session.sequence);
         if let Err(place) = self.record.pages.binary_search(&page) {
@@ -214,13 +243,9 @@ impl Loaded {
         if outcome.reply.len() > INLINE_BYTES_MAX {
             outcome.apart = true;
             let reply = std::mem::take(&mut outcome.reply);
-            overlay.put(keys::session_reply(session.id, session.sequence), reply);
+            overlay.put(keys::session_reply(session.id, session.sequence), reply.into());
         }
-        let loaded = self.page(overlay, session.id, page)?;
-        loaded.changed = true;
-        let outcomes = &mut loaded.page.outcomes;
-        let place = outcomes.partition_point(|earlier| earlier.sequence < session.sequence);
-        outcomes.insert(place, outcome);
+        self.page(overlay, session.id, page)?.add(outcome);
         Ok(())
     }
 
@@ -244,6 +269,23 @@ impl Loaded {
         self.record.pages.retain(|kept| *kept != page);
         overlay.remove(keys::session_page(id, page));
         Ok(())
+    }
+}
+
+impl LoadedPage {
+    fn add(&mut self, outcome: Outcome) {
+        let outcomes = &mut self.page.outcomes;
+        let place = outcomes.partition_point(|earlier| earlier.sequence < outcome.sequence);
+        if place == outcomes.len() {
+            // A message's bytes are those of its repeated fields, one behind the other.
+            let last = Page { outcomes: vec![outcome] };
+            self.encoded.extend(last.encode_to_vec());
+            outcomes.extend(last.outcomes);
+        } else {
+            outcomes.insert(place, outcome);
+            self.encoded = self.page.encode_to_vec();
+        }
+        self.changed = true;
     }
 }
 

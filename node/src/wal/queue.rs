@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::Notify;
@@ -165,6 +166,17 @@ impl Queue {
             // A submission in between has left its permit.
             self.wake.notified().await;
         }
+    }
+
+    /// Waits for so long at most, and whether nothing came.
+    pub fn rests(&self, time: Duration) -> bool {
+        let mut state = self.state.lock();
+        if state.ops.is_empty() && !state.closed {
+            state.parked = true;
+            self.work.wait_for(&mut state, time);
+            state.parked = false;
+        }
+        state.ops.is_empty()
     }
 
     pub fn is_empty(&self) -> bool {

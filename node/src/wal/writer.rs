@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::clean::{Cleaner, Plan};
 use super::frame::{self, BATCH_HEADER, Kind};
@@ -24,6 +25,9 @@ use crate::defect::{self, Defect};
 
 /// Bytes after which a batch is written though more is queued; one larger submission goes alone.
 const BATCH_BYTES_MAX: u64 = 4 << 20;
+
+/// Without submissions for so long, what was written last is sealed.
+const SEAL_AFTER: Duration = Duration::from_millis(2);
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -158,7 +162,10 @@ impl Writer {
     fn step(&mut self, wait: bool) -> Result<Turn, WalError> {
         if self.backlog.is_empty() {
             let idle = !self.has_chores();
-            if idle && self.shared.queue.is_empty() {
+            // Under load the next batch seals this one.
+            let rests =
+                idle && if wait { self.shared.queue.rests(SEAL_AFTER) } else { self.shared.queue.is_empty() };
+            if rests {
                 self.seal()?;
             }
             let closed = self.shared.queue.take(&mut self.backlog, idle && wait);

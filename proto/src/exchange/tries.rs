@@ -66,6 +66,8 @@ impl<'a> Tries<'a> {
     }
 
     /// Sends what `op` makes until a node answers with something other than a fault.
+    ///
+    /// What seldom happens is boxed: a batch moves as many of these futures as it meets shards.
     pub(super) async fn send(
         &mut self,
         op: impl Fn() -> data_request::Op,
@@ -79,7 +81,7 @@ impl<'a> Tries<'a> {
                     // The replicas may be elsewhere by now, and the node we watch may be cut off itself.
                     self.forwarder.watch.refresh();
                 }
-                self.pause().await?;
+                Box::pin(self.pause()).await?;
                 continue;
             };
             let now = Instant::now();
@@ -96,10 +98,10 @@ impl<'a> Tries<'a> {
             self.attempts += 1;
             match pool.call(node, request, now + patience).await {
                 Ok(wire::DataReply { result: Some(data_reply::Result::Fault(fault)), .. }) => {
-                    self.fault(node, fault).await?;
+                    Box::pin(self.fault(node, fault)).await?;
                 }
                 Ok(reply) => return Ok(reply),
-                Err(error) => self.failed(node, error).await?,
+                Err(error) => Box::pin(self.failed(node, error)).await?,
             }
         }
     }

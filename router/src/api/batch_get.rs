@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::body::Body;
 use axum::response::Response;
-use borough_proto::document::{etag, present};
+use borough_proto::document::put_presented;
 use borough_proto::error::ProblemType;
 use borough_proto::http_api::BatchKey;
 use borough_proto::limits::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX, ID_BYTES_MAX, SORT_BYTES_MAX};
@@ -16,7 +16,7 @@ use http::StatusCode;
 
 use super::call::{Call, check_sort, shard_of};
 use super::settle::{Named, not_found};
-use crate::http::answer::{Items, json, put_json};
+use crate::http::answer::{Items, json, put_etag_json, put_json};
 use crate::http::json::{BatchGetBody, KeyBody, parse};
 use crate::http::path::check_key;
 use crate::http::query::{Param, Query};
@@ -49,10 +49,10 @@ pub async fn batch_get(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Re
             BatchKey::Id(id) => (id, None),
             BatchKey::Sorted { id, sort } => (id, Some(sort)),
         };
-        let place = format!("ids[{position}]");
         // A plain id is the item itself; in an object it is a field.
         let is_id = |refusal: &Refusal| sort.is_none() && refusal.is_of("id");
         check_item(info, &id, sort.as_deref()).map_err(|refusal| {
+            let place = format!("ids[{position}]");
             let refusal = refusal.detail(&place);
             if is_id(&refusal) { refusal.field(&place) } else { refusal.within(&place) }
         })?;
@@ -121,10 +121,10 @@ fn put_item(out: &mut BytesMut, info: &CollectionInfo, key: &wire::DocumentKey, 
     match got {
         Got::Document(document) => {
             out.put_slice(b",\"status\":200,\"etag\":");
-            put_json(out, &etag(document.version));
+            put_etag_json(out, document.version);
             out.put_slice(b",\"document\":");
             let flags = if stored { 0 } else { document.flags };
-            out.put_slice(&present(&key.id, key.sort.as_deref(), flags, &document.body));
+            put_presented(out, &key.id, key.sort.as_deref(), flags, &document.body);
         }
         Got::Absent => {
             let named =

@@ -1,5 +1,7 @@
 //! Answers that are not problems: the headers that every one carries, and JSON put together without parsing.
 
+use std::fmt::Write as _;
+
 use axum::body::Body;
 use axum::response::Response;
 use borough_proto::document::etag;
@@ -65,7 +67,13 @@ impl Trace {
                     let mut numbers: Vec<u64> = several.iter().filter_map(number).collect();
                     numbers.sort_unstable();
                     numbers.dedup();
-                    numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(",")
+                    let mut list = String::with_capacity(3 * numbers.len());
+                    for number in numbers {
+                        let comma = if list.is_empty() { "" } else { "," };
+                        // Writing to memory cannot fail.
+                        let _ = write!(list, "{comma}{number}");
+                    }
+                    list
                 };
                 insert(headers, SHARD, list(|(shard, _)| Some(u64::from(shard.get()))));
                 let nodes = list(|(_, node)| node.map(NodeId::get));
@@ -99,6 +107,12 @@ pub fn put_etag(headers: &mut HeaderMap, version: u64) {
     if version != 0 {
         insert(headers, ETAG, etag(version));
     }
+}
+
+/// Appends the entity tag of a version as a JSON string.
+pub fn put_etag_json(out: &mut BytesMut, version: u64) {
+    // Writing to memory cannot fail.
+    let _ = write!(out, "\"\\\"{version:x}\\\"\"");
 }
 
 /// `Borough-Expires`, if the document does.
@@ -197,6 +211,15 @@ mod tests {
         items.push(|out| out.put_slice(b"{\"a\":1}"));
         items.push(|out| put_json(out, "x\"y"));
         assert_eq!(items.finish(Some("t")), "{\"items\":[{\"a\":1},\"x\\\"y\"],\"nextPageToken\":\"t\"}");
+    }
+
+    #[test]
+    fn an_entity_tag_in_json_is_that_of_the_header() {
+        for version in [1, 0xab, u64::MAX] {
+            let mut out = BytesMut::new();
+            put_etag_json(&mut out, version);
+            assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), etag(version));
+        }
     }
 
     #[test]

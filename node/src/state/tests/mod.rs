@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::Value as Json;
 
-use super::{Header, View, begin, load_header};
+use super::{Header, Sessions, View, load_header, resume};
 use crate::store::{Batch, KeyRange, Scan, StoreError};
 
 /// Ordered bytes in memory.
@@ -60,7 +60,17 @@ pub fn apply_group<V: View + ?Sized>(
     write: &dyn Fn(Batch),
     entries: &[(u64, wire::Command)],
 ) -> Vec<wire::CommandReply> {
-    let mut apply = begin(view, load_header(view).unwrap());
+    apply_next(view, write, &mut Sessions::default(), entries)
+}
+
+/// The same, with what the last batch on `view` left in memory.
+pub fn apply_next<V: View + ?Sized>(
+    view: &V,
+    write: &dyn Fn(Batch),
+    sessions: &mut Sessions,
+    entries: &[(u64, wire::Command)],
+) -> Vec<wire::CommandReply> {
+    let mut apply = resume(view, load_header(view).unwrap(), std::mem::take(sessions));
     let replies = entries.iter().map(|(index, command)| apply.apply(*index, command).unwrap()).collect();
     let applied = apply.finish();
     assert!(applied.batch.changes.is_sorted_by(|one, next| one.0 < next.0), "sorted, each key once");
@@ -70,6 +80,7 @@ pub fn apply_group<V: View + ?Sized>(
     for (key, record) in applied.touched {
         assert_eq!(view.get(&key).unwrap(), record);
     }
+    *sessions = applied.sessions;
     replies
 }
 
@@ -88,12 +99,14 @@ pub fn numbered(log: &[wire::Command]) -> Vec<(u64, wire::Command)> {
 pub struct Shard {
     pub view: MemoryView,
     pub index: u64,
+    sessions: Sessions,
 }
 
 impl Shard {
     pub fn apply(&mut self, command: wire::Command) -> wire::CommandReply {
         self.index += 1;
-        apply_group(&self.view, &|batch| self.view.write(batch), &[(self.index, command)]).remove(0)
+        let write = |batch| self.view.write(batch);
+        apply_next(&self.view, &write, &mut self.sessions, &[(self.index, command)]).remove(0)
     }
 
     /// Applies one unit of one operation at `stamp_ms`.
@@ -269,7 +282,7 @@ fn sweep_strategy() -> impl Strategy<Value = wire::Sweep> {
 enum Step {
     Fresh {
         wait_ms: i64,
-        session: Option<(u64, u64, u64)>,
+        session: Option<(u64, u64, u64, u64)>,
         units: Vec<wire::Unit>,
         sweep: Option<wire::Sweep>,
     },
@@ -277,11 +290,12 @@ enum Step {
 }
 
 fn step_strategy() -> impl Strategy<Value = Step> {
-    // (session, how far its sequence jumps, how many are left unacknowledged)
+    // (session, how far its sequence jumps, how many are left unacknowledged, how many later ones have overtaken it)
     let session = (
         1..3_u64,
         prop_oneof![6 => Just(1_u64), 1 => 2..90_u64],
         prop_oneof![3 => 0..4_u64, 1 => 0..200_u64],
+        prop_oneof![5 => Just(0_u64), 1 => 1..4_u64],
     );
     let units = proptest::collection::vec(unit_strategy(), 0..3);
     let fresh = (
@@ -295,7 +309,7 @@ fn step_strategy() -> impl Strategy<Value = Step> {
 }
 
 /// Random logs: every kind of operation on few keys, transactions, deadlines, idempotency keys, sessions whose sequences
-/// rise (now and then by much), resent commands, sweeps, stamps that run backwards.
+/// rise (now and then by much, or out of order), resent commands, sweeps, stamps that run backwards.
 pub fn log_strategy(entries_max: usize) -> impl Strategy<Value = Vec<wire::Command>> {
     proptest::collection::vec(step_strategy(), 1..=entries_max).prop_map(|steps| {
         let mut log: Vec<wire::Command> = Vec::new();
@@ -307,12 +321,12 @@ pub fn log_strategy(entries_max: usize) -> impl Strategy<Value = Vec<wire::Comma
                 Step::Resend(which) => log.push(which.get(&log).clone()),
                 Step::Fresh { wait_ms, session, units, sweep } => {
                     clock_ms = (clock_ms + wait_ms).max(1);
-                    let session = session.map(|(id, jump, behind)| {
+                    let session = session.map(|(id, jump, behind, late)| {
                         let sequence = sequences.entry(id).or_default();
                         *sequence += jump;
                         wire::Session {
                             id,
-                            sequence: *sequence,
+                            sequence: sequence.saturating_sub(late).max(1),
                             acknowledged: sequence.saturating_sub(1 + behind),
                         }
                     });

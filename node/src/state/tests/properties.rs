@@ -3,7 +3,7 @@
 use super::*;
 use crate::state::{Header, keys, validate};
 
-/// Applies `log` in groups whose sizes are taken from `sizes` in turn.
+/// Applies `log` in groups whose sizes are taken from `sizes` in turn, each on what the one before it left in memory.
 fn apply_in_groups(
     view: &MemoryView,
     log: &[(u64, wire::Command)],
@@ -11,9 +11,10 @@ fn apply_in_groups(
 ) -> Vec<wire::CommandReply> {
     let mut sizes = sizes.iter().copied().cycle();
     let (mut rest, mut replies) = (log, Vec::new());
+    let mut sessions = Sessions::default();
     while !rest.is_empty() {
         let (group, behind) = rest.split_at(sizes.next().unwrap_or(1).clamp(1, rest.len()));
-        replies.extend(apply_group(view, &|batch| view.write(batch), group));
+        replies.extend(apply_next(view, &|batch| view.write(batch), &mut sessions, group));
         rest = behind;
     }
     replies
@@ -59,7 +60,11 @@ proptest! {
     ) {
         let log = numbered(&log);
         let (one_by_one, grouped, copied) = (MemoryView::default(), MemoryView::default(), MemoryView::default());
-        let replies = apply_in_groups(&one_by_one, &log, &[1]);
+        // Each on its own, as after a restart.
+        let replies: Vec<_> = log
+            .iter()
+            .flat_map(|entry| apply_group(&one_by_one, &|batch| one_by_one.write(batch), std::slice::from_ref(entry)))
+            .collect();
         prop_assert_eq!(&apply_in_groups(&grouped, &log, &sizes), &replies);
         // A snapshot in the middle, and the rest of the log on top of it.
         let (before, after) = log.split_at(cut.index(log.len() + 1));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use borough_proto::idempotency;
 
 use super::*;
-use crate::state::{SESSION_SPAN_MAX, SweepLimits, keys, sweep_due, validate};
+use crate::state::{SESSION_SPAN_MAX, SweepLimits, begin, keys, sweep_due, validate};
 
 fn with_key(ops: Vec<wire::Op>, key: &str, fingerprint: u64) -> wire::Unit {
     let idempotency = wire::Idempotency { key: key.to_owned(), position: 0, fingerprint, note: None };
