@@ -1,10 +1,10 @@
-//! `borough import`: NDJSON into a collection, in parallel batches, resumable.
+//! `borough import`: NDJSON into a collection, in parallel requests, resumable.
 //!
-//! A blocking thread reads and parses ([`lines`]); this task keeps `--concurrency` batches in flight and
-//! a ledger of what is acknowledged ([`progress`]). Two documents with one key are never in flight together,
-//! so the later line wins, as it would one by one.
+//! A blocking thread reads and parses windows of lines ([`lines`]); this task sends each in requests of neighbours ([`requests`]),
+//! keeps `--concurrency` of them in flight and a ledger of the windows that are acknowledged ([`progress`]). Two documents with one
+//! key are never in flight together, so the later line wins, as it would one by one.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{BufReader, Seek, SeekFrom};
@@ -29,13 +29,18 @@ use crate::shutdown;
 
 mod lines;
 mod progress;
+mod requests;
 
-use lines::{Bad, Batch, Document, Key, Rule};
+use lines::{Bad, Document, Key, Position, Rule, Window};
 use progress::{Acknowledged, Ledger, Progress};
 
 /// Time for one request, the client's own retries included.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
-/// A batch that has not got through for this long ends the import; what is done stays done.
+/// Requests of a window at most: enough that each of them meets few shards.
+const WINDOW_REQUESTS: usize = 64;
+/// A window with documents for one request at least does not wait for longer to be filled.
+const WINDOW_PATIENCE: Duration = Duration::from_millis(200);
+/// A request that has not got through for this long ends the import; what is done stays done.
 const STALL_MAX: Duration = Duration::from_secs(120);
 /// A collection that was just created is known everywhere after this.
 const CREATED_MAX: Duration = Duration::from_secs(5);
@@ -43,7 +48,7 @@ const CREATED_MAX: Duration = Duration::from_secs(5);
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// What is in flight when the import is interrupted may take this long; later it counts as not sent.
 const INTERRUPTED_GRACE: Duration = Duration::from_secs(3);
-/// Pauses between attempts of a batch.
+/// Pauses between attempts of a request.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
@@ -62,7 +67,14 @@ pub async fn run(args: ImportArgs) -> Result<()> {
         Err(error) => return Err(error).context("ask the router for the cluster"),
     };
     prepare(&client, &args).await?;
-    let rule = Rule { id: args.id.clone(), sort: args.sort.clone(), batch: usize::from(args.batch) };
+    let batch = usize::from(args.batch);
+    let rule = Rule {
+        id: args.id.clone(),
+        sort: args.sort.clone(),
+        window: batch * WINDOW_REQUESTS,
+        enough: batch,
+        patience: WINDOW_PATIENCE,
+    };
     let (source, ledger) = open(&args, &cluster)?;
     if ledger.progress().offset > 0 {
         say(&format!("going on after line {}", ledger.progress().lines));
@@ -70,7 +82,7 @@ pub async fn run(args: ImportArgs) -> Result<()> {
     let tasks = TaskTracker::new();
     let stop = shutdown::on_signal(&tasks)?;
     let start = ledger.progress().position();
-    let (sender, batches) = mpsc::channel(2);
+    let (sender, windows) = mpsc::channel(2);
     let reader = tasks.spawn_blocking(move || match source.file {
         Some(file) => lines::read(BufReader::with_capacity(1 << 20, file), start, &rule, &sender),
         None => lines::read(std::io::stdin().lock(), start, &rule, &sender),
@@ -84,8 +96,9 @@ pub async fn run(args: ImportArgs) -> Result<()> {
         started: Instant::now(),
         sent: 0,
         documents: 0,
+        open: BTreeMap::new(),
     };
-    let complete = import.pump(batches, usize::from(args.concurrency), stop).await;
+    let complete = import.pump(windows, (usize::from(args.concurrency), batch), stop).await;
     import
         .finish(complete, || async { reader.await.context("the reader failed")?.context("read the file") })
         .await
@@ -176,23 +189,40 @@ struct Import {
     /// Bytes and documents acknowledged by this run, in any order.
     sent: u64,
     documents: u64,
+    /// Windows that are not acknowledged as a whole, by their number.
+    open: BTreeMap<u64, Open>,
 }
 
-type InFlight<'a> = FuturesUnordered<BoxFuture<'a, (u64, Batch, Result<Vec<Bad>>)>>;
+/// A window under way.
+struct Open {
+    /// Documents without an answer.
+    left: usize,
+    end: Position,
+    written: u64,
+    bad: u64,
+}
+
+/// Documents for one request.
+struct Part {
+    window: u64,
+    documents: Vec<Document>,
+}
+
+type InFlight<'a> = FuturesUnordered<BoxFuture<'a, (Part, Result<Vec<Bad>>)>>;
 
 impl Import {
     async fn pump(
         &mut self,
-        mut batches: mpsc::Receiver<Batch>,
-        concurrency: usize,
+        mut windows: mpsc::Receiver<Window>,
+        (concurrency, batch): (usize, usize),
         stop: tokio_util::sync::CancellationToken,
     ) -> Ended {
         let (client, collection) = (self.client.clone(), self.collection.clone());
         let hasher = RandomState::new();
         let mut in_flight = InFlight::new();
         let mut keys = HashSet::new();
-        let mut held: Option<Batch> = None;
-        let (mut sequence, mut drained) = (0, false);
+        let (mut held, mut parts): (Option<Window>, VecDeque<Part>) = (None, VecDeque::new());
+        let (mut number, mut drained) = (0, false);
         let mut ended = Ended::AllSent;
         let mut save = tokio::time::interval(SAVE_EVERY);
         let interrupted = async {
@@ -201,34 +231,42 @@ impl Import {
         };
         tokio::pin!(interrupted);
         loop {
-            if let Some(batch) =
-                held.take_if(|batch| batch.documents.iter().all(|d| !keys.contains(&hasher.hash_one(&d.key))))
-            {
-                keys.extend(batch.documents.iter().map(|document| hasher.hash_one(&document.key)));
-                let (client, collection, number) = (&client, &collection, sequence);
-                in_flight.push(Box::pin(async move {
-                    let bad = write(client, collection, &batch.documents).await;
-                    (number, batch, bad)
-                }));
-                sequence += 1;
+            let apart = |window: &mut Window| {
+                !window.documents.iter().any(|d| keys.contains(&hasher.hash_one(&d.key)))
+            };
+            if let Some(window) = held.take_if(apart) {
+                keys.extend(window.documents.iter().map(|document| hasher.hash_one(&document.key)));
+                parts.extend(self.begin(number, window, batch));
+                number += 1;
             }
+            while in_flight.len() < concurrency
+                && let Some(part) = parts.pop_front()
+            {
+                let (client, collection) = (&client, &collection);
+                in_flight.push(Box::pin(async move {
+                    let bad = write(client, collection, &part.documents).await;
+                    (part, bad)
+                }));
+            }
+            let waiting = !drained && held.is_none() && parts.is_empty();
             if drained && held.is_none() && in_flight.is_empty() {
                 return ended;
             }
             tokio::select! {
-                batch = batches.recv(), if !drained && held.is_none() && in_flight.len() < concurrency => match batch {
-                    Some(batch) => held = Some(batch),
+                window = windows.recv(), if waiting && in_flight.len() < concurrency => match window {
+                    Some(window) => held = Some(window),
                     None => drained = true,
                 },
-                Some((number, batch, bad)) = in_flight.next(), if !in_flight.is_empty() => {
-                    for document in &batch.documents {
+                Some((part, bad)) = in_flight.next(), if !in_flight.is_empty() => {
+                    for document in &part.documents {
                         keys.remove(&hasher.hash_one(&document.key));
                     }
                     match bad {
-                        Ok(bad) => self.acknowledge(number, &batch, &bad),
+                        Ok(bad) => self.acknowledge(&part, &bad),
                         Err(error) => {
                             // What is in flight still counts when it comes back.
                             (ended, drained, held) = (Ended::Failed(error), true, None);
+                            parts.clear();
                         }
                     }
                 }
@@ -239,26 +277,55 @@ impl Import {
                 }
                 () = stop.cancelled(), if !drained => {
                     (ended, drained, held) = (Ended::Interrupted, true, None);
+                    parts.clear();
                 }
-                // The cluster is away, or slow: a batch that is sent again later leaves what it leaves once.
+                // The cluster is away, or slow: what is sent again later leaves what it leaves once.
                 () = &mut interrupted => return Ended::Interrupted,
             }
         }
     }
 
-    fn acknowledge(&mut self, sequence: u64, batch: &Batch, refused: &[Bad]) {
-        for bad in batch.bad.iter().chain(refused) {
-            self.bar.suspend(|| say(&format!("line {}: {}", bad.line, bad.why)));
+    /// Takes up a window; its requests.
+    fn begin(&mut self, number: u64, window: Window, batch: usize) -> Vec<Part> {
+        for bad in &window.bad {
+            self.tell(bad);
         }
-        let count = |len: usize| len as u64;
-        let written = count(batch.documents.len() - refused.len());
-        let bad = count(batch.bad.len() + refused.len());
-        self.ledger.acknowledge(sequence, Acknowledged { end: batch.end, written, bad });
+        let bad = window.bad.len() as u64;
+        self.open.insert(number, Open { left: window.documents.len(), end: window.end, written: 0, bad });
+        self.close(number);
+        let requests = requests::split(window.documents, batch).into_iter();
+        requests.map(|documents| Part { window: number, documents }).collect()
+    }
+
+    fn acknowledge(&mut self, part: &Part, refused: &[Bad]) {
+        for bad in refused {
+            self.tell(bad);
+        }
+        let written = (part.documents.len() - refused.len()) as u64;
         self.documents += written;
-        self.sent += batch.documents.iter().map(|document| count(document.json.get().len() + 1)).sum::<u64>();
+        self.sent += part.documents.iter().map(|document| document.json.get().len() as u64 + 1).sum::<u64>();
+        if let Some(open) = self.open.get_mut(&part.window) {
+            open.left -= part.documents.len();
+            open.written += written;
+            open.bad += refused.len() as u64;
+        }
+        self.close(part.window);
+    }
+
+    /// Enters the window into the ledger once nothing of it is left.
+    fn close(&mut self, number: u64) {
+        if self.open.get(&number).is_some_and(|open| open.left == 0)
+            && let Some(Open { end, written, bad, .. }) = self.open.remove(&number)
+        {
+            self.ledger.acknowledge(number, Acknowledged { end, written, bad });
+        }
         let progress = self.ledger.progress();
         self.bar.set_position(progress.offset);
         self.bar.set_message(format!("{} documents", HumanCount(progress.written)));
+    }
+
+    fn tell(&self, bad: &Bad) {
+        self.bar.suspend(|| say(&format!("line {}: {}", bad.line, bad.why)));
     }
 
     async fn finish<F: Future<Output = Result<()>>>(

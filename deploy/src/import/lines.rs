@@ -1,9 +1,10 @@
-//! Reads NDJSON into batches: finds each document's key, sets aside what cannot be imported, and
-//! says how far in the file a batch reaches. It knows no network.
+//! Reads NDJSON into windows: finds each document's key, sets aside what cannot be imported, and
+//! says how far in the file a window reaches. It knows no network.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, BufRead};
+use std::time::{Duration, Instant};
 
 use borough_client::Json;
 use borough_proto::document::{self, KeyField};
@@ -14,16 +15,20 @@ use tokio::sync::mpsc;
 
 /// Longer lines are passed over without being held in memory.
 const LINE_BYTES_MAX: usize = limits::DOCUMENT_BYTES_MAX + (64 << 10);
-/// Bytes of documents in a batch, well below what a request may have with its envelope.
-const BATCH_BYTES_MAX: usize = limits::BATCH_BYTES_MAX / 2;
+/// Bytes of documents in a window.
+const WINDOW_BYTES_MAX: usize = 16 << 20;
 
-/// Where the keys are and how large batches get.
+/// Where the keys are and how large windows get.
 #[derive(Debug, Clone)]
 pub struct Rule {
     pub id: String,
     /// Set for sorted collections.
     pub sort: Option<String>,
-    pub batch: usize,
+    /// Documents of a window at most.
+    pub window: usize,
+    /// Documents that are enough for one where lines come slowly: once it is `patience` old.
+    pub enough: usize,
+    pub patience: Duration,
 }
 
 /// A place in the file: `offset` bytes and `line` lines lie before it.
@@ -59,14 +64,14 @@ pub struct Bad {
 
 /// Some consecutive lines; no key appears twice.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub struct Window {
     pub documents: Vec<Document>,
     pub bad: Vec<Bad>,
-    /// Where the batch ends.
+    /// Where the window ends.
     pub end: Position,
 }
 
-/// Reads `input`, which starts at `start` of the file, to its end, or until nobody takes batches any more.
+/// Reads `input`, which starts at `start` of the file, to its end, or until nobody takes windows any more.
 ///
 /// # Errors
 /// Of `input`.
@@ -74,7 +79,7 @@ pub fn read(
     mut input: impl BufRead,
     start: Position,
     rule: &Rule,
-    batches: &mpsc::Sender<Batch>,
+    windows: &mpsc::Sender<Window>,
 ) -> io::Result<()> {
     let mut filling = Filling::new(start);
     let mut position = start;
@@ -91,57 +96,70 @@ pub fn read(
             Some(parse(text, rule))
         };
         if let Some(Ok((key, json))) = &parsed
-            && !filling.has_room(key, json.get().len(), rule.batch)
-            && batches.blocking_send(filling.take(position)).is_err()
+            && !filling.has_room(key, json.get().len(), rule)
+            && windows.blocking_send(filling.take(position)).is_err()
         {
             return Ok(());
         }
         match parsed {
             Some(Ok((key, json))) => filling.add(Document { line: number, key, json }),
-            Some(Err(why)) => filling.batch.bad.push(Bad { line: number, why }),
+            Some(Err(why)) => filling.window.bad.push(Bad { line: number, why }),
             None => {}
         }
         position = end;
         // So that bad or empty lines alone do not pile up.
-        if filling.batch.bad.len() >= 1000 && batches.blocking_send(filling.take(position)).is_err() {
+        if filling.window.bad.len() >= 1000 && windows.blocking_send(filling.take(position)).is_err() {
             return Ok(());
         }
     }
     // Refused only when nobody listens any more.
-    let _gone = batches.blocking_send(filling.take(position));
+    let _gone = windows.blocking_send(filling.take(position));
     Ok(())
 }
 
-/// The batch in the making.
+/// The window in the making.
 struct Filling {
-    batch: Batch,
+    window: Window,
     keys: HashSet<Key>,
     bytes: usize,
+    since: Instant,
 }
 
 impl Filling {
     fn new(start: Position) -> Self {
-        Self { batch: Batch { end: start, ..Batch::default() }, keys: HashSet::new(), bytes: 0 }
+        Self {
+            window: Window { end: start, ..Window::default() },
+            keys: HashSet::new(),
+            bytes: 0,
+            since: Instant::now(),
+        }
     }
 
     /// A key that comes again must wait for its first document to be written, so that the last one stands.
-    fn has_room(&self, key: &Key, bytes: usize, batch: usize) -> bool {
-        let count = self.batch.documents.len();
-        count == 0 || (count < batch && self.bytes + bytes <= BATCH_BYTES_MAX && !self.keys.contains(key))
+    fn has_room(&self, key: &Key, bytes: usize, rule: &Rule) -> bool {
+        let count = self.window.documents.len();
+        count == 0
+            || (count < rule.window
+                && self.bytes + bytes <= WINDOW_BYTES_MAX
+                && !self.keys.contains(key)
+                && (count < rule.enough || self.since.elapsed() < rule.patience))
     }
 
     fn add(&mut self, document: Document) {
+        if self.window.documents.is_empty() {
+            self.since = Instant::now();
+        }
         self.bytes += document.json.get().len();
         self.keys.insert(document.key.clone());
-        self.batch.documents.push(document);
+        self.window.documents.push(document);
     }
 
-    fn take(&mut self, end: Position) -> Batch {
+    fn take(&mut self, end: Position) -> Window {
         self.keys.clear();
         self.bytes = 0;
-        let mut batch = std::mem::take(&mut self.batch);
-        batch.end = end;
-        batch
+        let mut window = std::mem::take(&mut self.window);
+        window.end = end;
+        window
     }
 }
 

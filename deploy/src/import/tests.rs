@@ -12,14 +12,19 @@ use borough_proto::http_api::{
     BatchItem, BatchReply, BatchWrite, BatchWriteRequest, ClusterStatus, Collection,
 };
 
-use super::lines::Position;
 use super::*;
 
 fn rule(id: &str, sort: Option<&str>, batch: usize) -> Rule {
-    Rule { id: id.to_owned(), sort: sort.map(str::to_owned), batch }
+    Rule {
+        id: id.to_owned(),
+        sort: sort.map(str::to_owned),
+        window: batch,
+        enough: batch,
+        patience: Duration::MAX,
+    }
 }
 
-fn batches(text: &[u8], start: Position, rule: &Rule) -> Vec<Batch> {
+fn batches(text: &[u8], start: Position, rule: &Rule) -> Vec<Window> {
     let (sender, mut receiver) = mpsc::channel(1000);
     let offset = usize::try_from(start.offset).unwrap();
     lines::read(&text[offset..], start, rule, &sender).unwrap();
@@ -27,7 +32,7 @@ fn batches(text: &[u8], start: Position, rule: &Rule) -> Vec<Batch> {
     std::iter::from_fn(|| receiver.blocking_recv()).collect()
 }
 
-fn keys(batches: &[Batch]) -> Vec<Vec<String>> {
+fn keys(batches: &[Window]) -> Vec<Vec<String>> {
     let key = |document: &Document| match &document.key.sort {
         Some(sort) => format!("{}/{sort}", document.key.id),
         None => document.key.id.clone(),
@@ -91,6 +96,38 @@ fn a_key_that_comes_again_is_not_in_the_same_batch() {
     let again = batches(text, read[0].end, &rule("id", None, 3));
     assert_eq!(keys(&again), [["1", "3", "4"]]);
     assert_eq!(again[0].documents[0].line, 3);
+}
+
+#[test]
+fn a_window_is_not_filled_where_lines_come_slowly() {
+    let text = b"{\"id\":1}\n{\"id\":2}\n{\"id\":3}\n{\"id\":4}\n{\"id\":5}\n";
+    let slow = Rule { window: 100, enough: 2, patience: Duration::ZERO, ..rule("id", None, 100) };
+    assert_eq!(keys(&batches(text, Position::default(), &slow)), [vec!["1", "2"], vec!["3", "4"], vec!["5"]]);
+    let fast = Rule { patience: Duration::MAX, ..slow };
+    assert_eq!(keys(&batches(text, Position::default(), &fast)).len(), 1);
+}
+
+#[test]
+fn a_request_meets_few_shards_and_none_is_too_large() {
+    let text: String = (0..3200).map(|id| format!("{{\"id\":\"user-{id}\"}}\n")).collect();
+    let window = batches(text.as_bytes(), Position::default(), &rule("id", None, 10_000)).remove(0);
+    let requests = requests::split(window.documents, 100);
+    assert_eq!(requests.len(), 32);
+    // Of 32 equal parts of the space.
+    let shards = |request: &Vec<Document>| {
+        let shard = |document: &Document| borough_proto::key::hash_id(&document.key.id) >> 59;
+        request.iter().map(shard).collect::<std::collections::BTreeSet<_>>().len()
+    };
+    let met: usize = requests.iter().map(shards).sum();
+    assert!(met <= 64, "{met} entries of logs; in the file's order there are about 30 for each request");
+    let mut lines: Vec<_> = requests.iter().flatten().map(|document| document.line).collect();
+    lines.sort_unstable();
+    assert!(lines.into_iter().eq(1..=3200), "each once");
+    let large: String =
+        (0..12).map(|id| format!("{{\"id\":{id},\"x\":\"{}\"}}\n", "x".repeat(900_000))).collect();
+    let window = batches(large.as_bytes(), Position::default(), &rule("id", None, 100)).remove(0);
+    let sizes: Vec<_> = requests::split(window.documents, 100).iter().map(Vec::len).collect();
+    assert_eq!(sizes, [4, 4, 4]);
 }
 
 #[test]
