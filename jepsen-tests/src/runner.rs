@@ -273,7 +273,7 @@ pub fn check_file(workload: Workload, path: &Path) -> anyhow::Result<(String, u8
     let records = crate::record::read(path).with_context(|| format!("read {}", path.display()))?;
     let calls = calls(&records).context("pair the calls of the history")?;
     let (calls, probes) = epoch::split(calls);
-    let mut judged = vec![judge::judge(workload, &calls, judge::tolerance(&[]))];
+    let mut judged = vec![judge::judge(workload, &calls, judge::tolerance(&judge::nemeses_of(&records)))];
     let changed = epoch::membership_changed(&records);
     // Earlier histories have none.
     if changed || !probes.is_empty() {

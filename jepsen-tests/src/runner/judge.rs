@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::checker::linearizable::Bounds;
 use crate::checker::{Report, append, counter, idempotent, linearizable, scan, session, set, stale, ttl};
 use crate::nemesis::Nemesis;
-use crate::record::Call;
+use crate::record::{Call, NEMESIS, Record};
 use crate::workload::Workload;
 
 /// All processes read one clock; what is left is that stamps have milliseconds.
@@ -18,6 +18,14 @@ const DRIFTED: Duration = Duration::from_millis(1250);
 /// What clocks may differ by.
 pub fn tolerance(nemeses: &[Nemesis]) -> Duration {
     if nemeses.contains(&Nemesis::ClockDrift) { DRIFTED } else { TOLERANCE }
+}
+
+/// The nemeses whose faults a history has.
+pub fn nemeses_of(records: &[Record]) -> Vec<Nemesis> {
+    let has = |nemesis: &Nemesis| {
+        records.iter().any(|record| record.process == NEMESIS && record.f == nemesis.name())
+    };
+    Nemesis::ALL.iter().copied().filter(has).collect()
 }
 
 /// Judges the history of a workload.

@@ -94,3 +94,36 @@ fn epochs_are_judged_beside_the_workload_and_moves_that_nobody_probed_show_nothi
     });
     assert_eq!(both.1, 1, "{}", both.0);
 }
+
+#[test]
+fn a_history_with_clocks_that_went_wrong_is_judged_as_its_run_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("history.jsonl");
+    let read = json!({"maxStaleNs": 0});
+    let lines = |with_fault: bool| {
+        let ms = 1_000_000_u64;
+        let mut records = vec![
+            (ms, 0, "invoke", "write", json!(1)),
+            (2 * ms, 0, "ok", "write", json!(1)),
+            (3 * ms, 0, "invoke", "write", json!(2)),
+            (4 * ms, 0, "ok", "write", json!(2)),
+            // Half a second after it was overwritten.
+            (500 * ms, 1, "invoke", "read", read.clone()),
+            (501 * ms, 1, "ok", "read", json!(1)),
+        ];
+        if with_fault {
+            records.insert(0, (0, NEMESIS, "info", "clock-drift", json!({"phase": "start"})));
+        }
+        let line = |(index, (time_ns, process, kind, f, value)): (usize, (u64, u64, &str, &str, Value))| {
+            let key = if process == NEMESIS { "" } else { "k" };
+            json!({"index": index, "time_ns": time_ns, "process": process, "kind": kind, "f": f, "key": key, "value": value})
+                .to_string()
+        };
+        records.into_iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
+    };
+    for (with_fault, expected) in [(false, 1), (true, 0)] {
+        std::fs::write(&path, lines(with_fault)).unwrap();
+        let (told, code) = check_file(Workload::Stale, &path).unwrap();
+        assert_eq!(code, expected, "{told}");
+    }
+}

@@ -34,12 +34,14 @@ pub fn document(catalog: &wire::Catalog, observed: &Observed) -> ClusterStatus {
             leaders.get(&info.id).copied().unwrap_or(0),
         )
     });
+    let members = map.nodes.iter().filter(|node| node.state() == wire::NodeState::Member).count();
+    let target = (map.replication_factor as usize).min(members);
     ClusterStatus {
         cluster_id: map.cluster_id.clone(),
         epoch: map.epoch,
         replication_factor: map.replication_factor,
         nodes: nodes.collect(),
-        shards: map.shards.iter().map(|info| shard_status(map, info, observed)).collect(),
+        shards: map.shards.iter().map(|info| shard_status(info, target, observed)).collect(),
         operations: operations(catalog, observed),
     }
 }
@@ -86,7 +88,8 @@ fn node_status(info: &wire::NodeInfo, observed: &Observed, replicas: u32, leader
     }
 }
 
-fn shard_status(map: &wire::ClusterMap, info: &wire::ShardInfo, observed: &Observed) -> ShardStatus {
+/// `target`: how many replicas a shard is to have.
+fn shard_status(info: &wire::ShardInfo, target: usize, observed: &Observed) -> ShardStatus {
     let with_role = |role: wire::ReplicaRole| {
         let replicas = info.replicas.iter().filter(move |replica| replica.role() == role);
         replicas.map(|replica| replica.node).collect::<Vec<_>>()
@@ -98,8 +101,6 @@ fn shard_status(map: &wire::ClusterMap, info: &wire::ShardInfo, observed: &Obser
     let shard = ShardId(info.id);
     let leader = leader(info, observed);
     let live = voters.iter().filter(|&&node| observed.health(NodeId(node)) == Health::Up).count();
-    let members = map.nodes.iter().filter(|node| node.state() == wire::NodeState::Member).count();
-    let target = (map.replication_factor as usize).min(members);
     let state = if observed.is_leaderless(shard) || live * 2 <= voters.len() {
         "unavailable"
     } else if !learners.is_empty() || !leaving.is_empty() {
