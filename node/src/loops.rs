@@ -466,7 +466,7 @@ pub async fn keep_house(node: Arc<Node>) -> Result<(), String> {
     }
 }
 
-/// Lets logs go as they grow.
+/// Lets logs go as they grow, and what broken transfers have left.
 pub async fn compact(node: Arc<Node>) {
     let mut ticks = tokio::time::interval(COMPACT_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -476,7 +476,10 @@ pub async fn compact(node: Arc<Node>) {
             () = node.stop.cancelled() => return,
         }
         tokio::select! {
-            () = node.groups.compact_where_due() => {}
+            () = async {
+                node.groups.compact_where_due().await;
+                node.groups.discard_useless_snapshots().await;
+            } => {}
             () = node.stop.cancelled() => return,
         }
     }

@@ -278,6 +278,16 @@ impl Groups {
         all
     }
 
+    /// Removes what broken transfers of snapshots have left and nobody needs any more.
+    pub async fn discard_useless_snapshots(&self) {
+        // Mostly there is none, and this is asked often.
+        if self.receiver.has_partial() {
+            for group in self.all() {
+                self.receiver.discard_useless(&group).await;
+            }
+        }
+    }
+
     /// Lets logs go that have grown past their bound: flushes the replica's engine, then purges what the flush covers (I2).
     pub async fn compact_where_due(&self) {
         for group in self.all() {

@@ -293,7 +293,7 @@ pub(crate) fn decode_pairs(mut data: Bytes) -> Option<Batch> {
 /// Receives snapshots for the replicas of this node.
 #[derive(Default)]
 pub struct SnapshotReceiver {
-    /// Transfers under way or broken, one for each replica.
+    /// What broken transfers have left, one for each replica: it waits to go on, until the replica is where it leads.
     partial: Mutex<HashMap<ReplicaId, Partial>>,
     /// Transfers under way, one for each replica: which snapshot, and cancelled when it has ended.
     receiving: Mutex<HashMap<ReplicaId, (u64, CancellationToken)>>,
@@ -319,6 +319,8 @@ impl Drop for Receiving<'_> {
 
 struct Partial {
     snapshot: u64,
+    /// The log index at which the snapshot stands.
+    stands: u64,
     next: u64,
     generation: u64,
     space: Arc<dyn Space>,
@@ -339,7 +341,8 @@ impl SnapshotReceiver {
     ) -> Result<(), String> {
         let meta = snapshot_meta(&header)?;
         let _receiving = self.begin(group.replica, header.snapshot).await;
-        let mut partial = self.take(group, header.snapshot).await?;
+        let stands = meta.last_log_id.as_ref().map_or(0, |last| last.index);
+        let mut partial = self.take(group, header.snapshot, stands).await?;
         let hello = wire::SnapshotAck { next: partial.next, ..Default::default() };
         let mut alive = acks.send(Ok(hello)).await.is_ok();
         while alive {
@@ -348,7 +351,7 @@ impl SnapshotReceiver {
                 Ok(None) | Err(_) => break,
             };
             if disk_full.load(Ordering::Relaxed) {
-                give_up(group, partial);
+                give_up(&group.state, partial);
                 return Err("the disk is full".to_owned());
             }
             if chunk.sequence != partial.next || crc32fast::hash(&chunk.data) != chunk.crc32 {
@@ -361,7 +364,7 @@ impl SnapshotReceiver {
                 let vote = vote_from_wire(&header.vote.unwrap_or_default());
                 let installed = group.install_snapshot(vote, meta, data).await;
                 if group.state.space().number != partial.generation {
-                    give_up(group, partial);
+                    give_up(&group.state, partial);
                 }
                 let vote = installed?;
                 crash::reached("snapshot-installed");
@@ -392,7 +395,7 @@ impl SnapshotReceiver {
             let staged = crate::blocking::spawn(staging).await.map_err(|error| error.to_string());
             if let Err(error) = staged.flatten() {
                 // What was staged may lack a part of this chunk, and a full disk needs the room.
-                give_up(group, partial);
+                give_up(&group.state, partial);
                 return Err(format!("stage chunk {}: {error}", chunk.sequence));
             }
             partial.next += 1;
@@ -423,24 +426,45 @@ impl SnapshotReceiver {
         let replaced = self.partial.lock().insert(group.replica, partial);
         // Of a connection that hung while another transfer began.
         if let Some(replaced) = replaced {
-            give_up(group, replaced);
+            give_up(&group.state, replaced);
         }
     }
 
-    async fn take(&self, group: &Group, snapshot: u64) -> Result<Partial, String> {
+    /// Whether a broken transfer has left anything.
+    pub fn has_partial(&self) -> bool {
+        !self.partial.lock().is_empty()
+    }
+
+    /// Removes what a broken transfer has left to a replica that has since come as far by its log, or by a snapshot of another
+    /// leader: nobody would go on with it.
+    pub async fn discard_useless(&self, group: &Group) {
+        let useless = {
+            let mut all = self.partial.lock();
+            let applied = *group.state.applied_index().borrow();
+            let useless = all.get(&group.replica).is_some_and(|partial| partial.stands <= applied);
+            if useless { all.remove(&group.replica) } else { None }
+        };
+        if let Some(useless) = useless {
+            let state = Arc::clone(&group.state);
+            // A failure is told there, and the next start removes what is left.
+            let _ = crate::blocking::spawn(move || give_up(&state, useless)).await;
+        }
+    }
+
+    async fn take(&self, group: &Group, snapshot: u64, stands: u64) -> Result<Partial, String> {
         let old = self.partial.lock().remove(&group.replica);
         if let Some(old) = old {
             if old.snapshot == snapshot {
                 return Ok(old);
             }
-            give_up(group, old);
+            give_up(&group.state, old);
         }
         group.state.staged_bytes.store(0, Ordering::Relaxed);
         let state = Arc::clone(&group.state);
         let staged = crate::blocking::spawn(move || state.stage()).await;
         let (generation, space) =
             staged.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        Ok(Partial { snapshot, next: 0, generation, space })
+        Ok(Partial { snapshot, stands, next: 0, generation, space })
     }
 
     /// Forgets what was staged for a replica that goes away.
@@ -450,10 +474,10 @@ impl SnapshotReceiver {
 }
 
 /// Removes what was staged.
-fn give_up(group: &Group, partial: Partial) {
+fn give_up(state: &ReplicaState, partial: Partial) {
     drop(partial.space);
-    if let Err(error) = group.state.unstage(partial.generation) {
-        tracing::warn!(group = %group.group, %error, "a staged snapshot is left until the next start");
+    if let Err(error) = state.unstage(partial.generation) {
+        tracing::warn!(group = %state.group, %error, "a staged snapshot is left until the next start");
     }
 }
 

@@ -494,3 +494,43 @@ fn malformed_snapshot_is_refused_and_leaves_nothing_staged() {
         node.stop().await;
     }));
 }
+
+#[test]
+fn a_broken_transfer_leaves_nothing_to_a_replica_that_is_further() {
+    runtime().block_on(boxed(async {
+        let dir = tempfile::tempdir().unwrap();
+        let tasks = TaskTracker::new();
+        let node = Running::start(&tasks, config(dir.path(), EngineKind::Sled, &[]));
+        let channel = ChannelSettings::default().lazy(&node.address().await).unwrap();
+        let mut cluster = cluster_client(channel.clone());
+        cluster.init(wire::InitRequest { shards: 1, replicas: 1, ..Default::default() }).await.unwrap();
+        let mut updates = cluster.watch(wire::WatchRequest::default()).await.unwrap().into_inner();
+        let map = updates.message().await.unwrap().unwrap().full.unwrap();
+        let header = wire::SnapshotHeader {
+            group: GROUP.get(),
+            to: map.shards[0].replicas[0].id,
+            membership: Some(wire::Membership::default()),
+            snapshot: 7,
+            ..Default::default()
+        };
+        let data = Bytes::from_static(&[0, 0, 0, 1, 9, 0, 0, 0, 1, 9]);
+        let chunk = wire::SnapshotChunk { crc32: crc32fast::hash(&data), data, ..Default::default() };
+        let open = wire::SnapshotChunk { header: Some(header), ..Default::default() };
+        let mut raft = wire::raft_client::RaftClient::new(channel);
+        let mut last = wire::SnapshotAck::default();
+        // The replica may still be opening when the map names it.
+        until("the chunk is staged", async || {
+            // It ends before the snapshot does. Where that one stands the replica was at its beginning.
+            let sent = futures::stream::iter([open.clone(), chunk.clone()]);
+            let mut acks = raft.install_snapshot(sent).await.unwrap().into_inner();
+            while let Some(ack) = acks.message().await.unwrap() {
+                last = ack;
+            }
+            last.next == 1
+        })
+        .await;
+        until("what was staged is gone", async || generations(dir.path()) == ["0", "0"]).await;
+        drop((updates, raft, cluster));
+        node.stop().await;
+    }));
+}
