@@ -11,7 +11,7 @@ use jepsen_tests::runner::{Engine, Plan, Report, check_file, list, run, run_all,
 use jepsen_tests::workload::{Through, Workload};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Exit code after SIGINT or SIGTERM.
+/// Exit code after SIGINT, SIGTERM or SIGHUP.
 const INTERRUPTED: u8 = 130;
 
 /// Chaos runs against real borough processes.
@@ -43,7 +43,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct Common {
     /// Length of the load with its faults; starting, healing and judging come on top
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// Decides the schedule of faults and what callers ask
     #[arg(long, default_value_t = 1)]
@@ -79,7 +79,7 @@ struct RunArgs {
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=500))]
     concurrency: u64,
     /// Calls a second that all callers together aim at
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
     routers: u8,
@@ -171,13 +171,23 @@ async fn drive(cli: Cli) -> ExitCode {
     }
 }
 
-/// Ends with the first SIGINT or SIGTERM.
+/// Ends with the first SIGINT or SIGTERM, or when the terminal is closed.
 async fn interrupted() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    let (terminate, hang_up) = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut hang_up)) = (terminate, hang_up) else {
+        return std::future::pending().await;
+    };
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
+        _ = hang_up.recv() => {}
     }
+}
+
+/// Prints a line; whoever reads may have gone.
+fn say(line: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let _gone = writeln!(std::io::stdout(), "{line}");
 }
 
 async fn carry_out(cli: Cli) -> ExitCode {
@@ -187,18 +197,21 @@ async fn carry_out(cli: Cli) -> ExitCode {
             let reports =
                 run_all(length, common.seed, &only, common.artefacts, common.engine, common.other_binary)
                     .await;
-            println!("\n{}", table(&reports));
+            if reports.is_empty() {
+                eprintln!("no run's WORKLOAD/NEMESIS contains any of {only:?}; see --list");
+            }
+            say(format_args!("\n{}", table(&reports)));
             reports
         }
         Some(Command::Check(args)) => return check(&args),
         Some(Command::Failover(args)) => return measure(args).await,
         None => {
             let Some(workload) = cli.run.workload.filter(|_| !cli.run.list) else {
-                println!("{}", list());
+                say(list());
                 return ExitCode::SUCCESS;
             };
             let report = run(&plan(workload, cli.run)).await;
-            println!("{report}");
+            say(&report);
             vec![report]
         }
     };
@@ -226,7 +239,7 @@ async fn measure(args: FailoverArgs) -> ExitCode {
     };
     match Box::pin(failover::run(&wanted)).await {
         Ok(summary) => {
-            println!("{summary}");
+            say(&summary);
             if summary.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
@@ -240,7 +253,7 @@ async fn measure(args: FailoverArgs) -> ExitCode {
 fn check(args: &CheckArgs) -> ExitCode {
     match check_file(args.workload, &args.history) {
         Ok((told, code)) => {
-            println!("{told}");
+            say(told);
             ExitCode::from(code)
         }
         Err(error) => {

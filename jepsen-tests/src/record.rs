@@ -38,10 +38,12 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     pub index: u64,
-    /// Since the run began.
+    /// Since the run began, in nanoseconds.
+    #[serde(rename = "time", alias = "time_ns")]
     pub time_ns: u64,
     /// [`NEMESIS`] for a fault.
     pub process: u64,
+    #[serde(rename = "type", alias = "kind")]
     pub kind: Kind,
     pub f: String,
     pub key: String,
@@ -150,19 +152,23 @@ fn end_call(call: &mut Call, record: &Record) -> Result<(), PairError> {
     Ok(())
 }
 
-/// Reads the JSON lines of a [`Recorder`]. A last line that was cut short is left out.
+/// Reads the JSON lines of a [`Recorder`]. A last line that was cut short, and so has no end, is left out.
 ///
 /// # Errors
-/// The file cannot be read, or a line that is not the last is no record.
+/// The file cannot be read, or a line with an end is no record.
 pub fn read(path: &Path) -> io::Result<Vec<Record>> {
-    let mut lines = BufReader::new(File::open(path)?).lines().enumerate().peekable();
-    let mut records = Vec::new();
-    while let Some((number, line)) = lines.next() {
-        match serde_json::from_str(&line?) {
+    let mut file = BufReader::new(File::open(path)?);
+    let (mut records, mut line) = (Vec::new(), Vec::new());
+    for number in 1_u64.. {
+        line.clear();
+        if file.read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        match serde_json::from_slice(&line) {
             Ok(record) => records.push(record),
-            Err(_) if lines.peek().is_none() => break,
+            Err(_) if line.last() != Some(&b'\n') => break,
             Err(error) => {
-                let text = format!("read line {} of history {}: {error}", number + 1, path.display());
+                let text = format!("read line {number} of history {}: {error}", path.display());
                 return Err(io::Error::new(io::ErrorKind::InvalidData, text));
             }
         }

@@ -69,6 +69,10 @@ fn a_last_line_cut_short_is_left_out_and_no_other() {
     assert_eq!(read(&path).unwrap().len(), 1);
     std::fs::write(&path, format!("{}\n{line}\n", &line[..20])).unwrap();
     assert!(read(&path).unwrap_err().to_string().contains("line 1"));
+    // A last line that is whole and means nothing was not cut.
+    let strange = line.replace("invoke", "okay");
+    std::fs::write(&path, format!("{line}\n{strange}\n")).unwrap();
+    assert!(read(&path).unwrap_err().to_string().contains("line 2"));
 }
 
 fn edn(records: &[Record]) -> String {

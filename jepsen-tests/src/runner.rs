@@ -96,6 +96,7 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
     let site = site.await.context("prepare the workload").map_err(harness)?;
     let director = Director::new(recorder.clone(), plan.other_binary());
     let lived = live(plan, &mut cluster, &site, &director).await;
+    is_broken_on_purpose(plan, dir).map_err(harness)?;
     seen.faults = director.injected();
     seen.missed = director.failures();
     let equal = match lived {
@@ -260,8 +261,25 @@ fn enough(plan: &Plan, calls: &[Call], director: &Director) -> anyhow::Result<()
     ensure!(ok >= least, "only {ok} calls succeeded, of at least {least}");
     let read = |call: &Call| call.f == plan.workload.read_function() && call.end == Kind::Ok;
     ensure!(calls.iter().any(read), "no read succeeded");
+    let missed = director.failures().join("; ");
     let quiet = plan.nemeses.iter().all(|nemesis| *nemesis == Nemesis::None);
-    ensure!(quiet || director.injected() > 0, "no fault took effect: {}", director.failures().join("; "));
+    ensure!(quiet || director.injected() > 0, "no fault took effect: {missed}");
+    // `mix` makes those of others.
+    let named = plan.nemeses.iter().filter(|nemesis| !matches!(nemesis, Nemesis::None | Nemesis::Mix));
+    for nemesis in named {
+        ensure!(director.injected_by(*nemesis) > 0, "no fault of {} took effect: {missed}", nemesis.name());
+    }
+    Ok(())
+}
+
+/// Whether a node has the defect that it was given.
+fn is_broken_on_purpose(plan: &Plan, dir: &Path) -> anyhow::Result<()> {
+    let Some(defect) = &plan.defect else { return Ok(()) };
+    let told = std::fs::read_to_string(dir.join("node-1.err")).context("read the log of node-1")?;
+    ensure!(
+        told.contains("a rule is broken on purpose"),
+        "the binary has no defect {defect:?}: is it built with the feature `defects`, and is there one of that name?"
+    );
     Ok(())
 }
 

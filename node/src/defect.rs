@@ -50,8 +50,10 @@ mod chosen {
     static CHOSEN: LazyLock<Option<Defect>> = LazyLock::new(|| {
         let name = std::env::var("JEPSEN_DEFECT").ok()?;
         let found = ALL.iter().find(|(known, _)| *known == name);
-        if found.is_none() {
-            tracing::error!(%name, "JEPSEN_DEFECT names no defect: there is none");
+        match found {
+            // The harness looks for it: a binary that cannot break the rule would show nothing by keeping it.
+            Some(_) => tracing::warn!(%name, "a rule is broken on purpose"),
+            None => tracing::error!(%name, "JEPSEN_DEFECT names no defect: there is none"),
         }
         found.map(|(_, defect)| *defect)
     });

@@ -38,7 +38,10 @@ pub struct Options {
 fn seeds(text: &str) -> Result<(u64, u64), String> {
     let number = |text: &str| text.parse::<u64>().map_err(|error| format!("{text:?}: {error}"));
     match text.split_once("..") {
-        Some((first, last)) => Ok((number(first)?, number(last.trim_start_matches('='))?)),
+        Some((first, last)) => {
+            let (first, last) = (number(first)?, number(last.trim_start_matches('='))?);
+            if first > last { Err(format!("{first} is above {last}")) } else { Ok((first, last)) }
+        }
         None => number(text).map(|seed| (seed, seed)),
     }
 }

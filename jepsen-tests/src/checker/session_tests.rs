@@ -84,3 +84,23 @@ fn impossible_values_are_found() {
     assert_unknown(&check(&twice));
     assert_unknown(&check(&[wrote(1, "write", (1, 2), 1), read(2, (5, 6), 1)]));
 }
+
+#[test]
+fn all_sessions_see_one_order() {
+    let writes = || vec![wrote(1, "write", (0, 100), 1), wrote(2, "write", (0, 100), 2)];
+    let with = |reads: &[Call]| check(&[writes(), reads.to_vec()].concat());
+    // The writes overlap, so either may be the older one.
+    assert_valid(&with(&[read(3, (110, 115), 1), read(3, (120, 125), 2), read(4, (110, 115), 2)]));
+    let back = [read(3, (110, 115), 1), read(3, (120, 125), 2), read(3, (130, 135), 1)];
+    assert_invalid(&with(&back), &["orders of sessions"]);
+    let other =
+        [read(3, (110, 115), 1), read(3, (120, 125), 2), read(4, (110, 115), 2), read(4, (120, 125), 1)];
+    assert_invalid(&with(&other), &["orders of sessions"]);
+    // Of three, by three sessions, of which no two disagree.
+    let three = [writes(), vec![wrote(5, "write", (0, 100), 3)]].concat();
+    let around = [(6, 1, 2), (7, 2, 3), (8, 3, 1)];
+    let reads = around
+        .iter()
+        .flat_map(|&(session, one, next)| [read(session, (110, 115), one), read(session, (120, 125), next)]);
+    assert_invalid(&check(&three.iter().cloned().chain(reads).collect::<Vec<_>>()), &["orders of sessions"]);
+}

@@ -58,7 +58,8 @@ enum Undo {
 struct Done {
     open: BTreeMap<usize, (Nemesis, Undo)>,
     paused: BTreeSet<usize>,
-    injected: usize,
+    /// Faults that took effect, by nemesis.
+    injected: BTreeMap<&'static str, usize>,
     failures: Vec<String>,
 }
 
@@ -84,7 +85,12 @@ impl Director {
 
     /// Faults that took effect.
     pub fn injected(&self) -> usize {
-        self.done(|done| done.injected)
+        self.done(|done| done.injected.values().sum())
+    }
+
+    /// Faults of one nemesis that took effect.
+    pub fn injected_by(&self, nemesis: Nemesis) -> usize {
+        self.done(|done| done.injected.get(nemesis.name()).copied().unwrap_or(0))
     }
 
     /// Why others did not.
@@ -189,7 +195,7 @@ impl Director {
         match Box::pin(self.inject(field, event)).await {
             Ok((undo, met)) => {
                 self.done(|done| {
-                    done.injected += 1;
+                    *done.injected.entry(name).or_default() += 1;
                     if let Some(undo) = undo {
                         done.open.insert(fault, (event.nemesis, undo));
                     }
@@ -255,7 +261,8 @@ impl Director {
     fn took_effect(&self, nemesis: Nemesis, effects: u64) {
         if effects == 0 {
             self.done(|done| {
-                done.injected = done.injected.saturating_sub(1);
+                let injected = done.injected.entry(nemesis.name()).or_default();
+                *injected = injected.saturating_sub(1);
                 done.failures.push(format!("{}: nothing met it", nemesis.name()));
             });
         }

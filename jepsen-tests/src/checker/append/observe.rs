@@ -172,6 +172,12 @@ impl<'a> Observer<'a, '_> {
                         continue;
                     };
                     ids.truncate(count);
+                    if ids.iter().any(|&id| self.observed.elements.get(id).is_some_and(|own| own.txn == txn))
+                    {
+                        let detail = || format!("what it appended only later: {}", describe(call));
+                        self.findings.add("internal", self.key, detail);
+                        continue;
+                    }
                     match before.get(&list) {
                         Some(before) if *before != ids => {
                             let detail = || format!("two reads of {name} differ: {}", describe(call));
