@@ -61,6 +61,13 @@ fn requests_of_the_corpus_get_through() {
     }
 }
 
+/// A sender counts its writes per shard: what one shard has answered is no other's answer (I9).
+#[test]
+fn writes_of_two_shards_are_told_apart() {
+    let seed = seeds::of(Target::Rest).into_iter().find(|(name, _)| *name == "shards");
+    assert_eq!(seed.map(|(_, bytes)| rest::answers(&bytes)), Some(vec![201, 201, 200]));
+}
+
 /// The seeds are what their targets take for whole: none is an accident of a format that has changed.
 #[test]
 fn seeds_are_in_the_corpus() {

@@ -1,6 +1,7 @@
 //! The node behind the router: all shards, one replica, documents kept in memory by the state machine that real nodes have.
 //! It answers at once, refuses nothing, and remembers what a real node would have refused.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,17 +23,23 @@ const SHARDS: u32 = 4;
 /// The time there is: nothing expires.
 const NOW_MS: u64 = 1_700_000_000_000;
 
-/// All shards in one space, which their keys allow.
-struct Store {
+/// One shard's state: a space of its own, because a sender counts its writes per shard.
+struct Shard {
     space: Arc<dyn Space>,
     header: Header,
     index: u64,
+}
+
+/// The shards, by id; those that were never asked for are not there yet.
+#[derive(Default)]
+struct Store {
+    shards: BTreeMap<u32, Shard>,
     complaint: Option<String>,
 }
 
-impl Store {
+impl Shard {
     fn new() -> Self {
-        Self { space: shard::space(), header: Header::default(), index: 0, complaint: None }
+        Self { space: shard::space(), header: Header::default(), index: 0 }
     }
 }
 
@@ -49,7 +56,7 @@ impl Node {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = TcpListener::bind(any).await.unwrap_or_else(|error| panic!("bind: {error}"));
         let addr = listener.local_addr().unwrap_or_else(|error| panic!("bind: {error}")).to_string();
-        let node = Self { store: Arc::new(Mutex::new(Store::new())), map: map(&addr) };
+        let node = Self { store: Arc::default(), map: map(&addr) };
         let server = tonic::transport::Server::builder()
             .add_service(wire::data_server::DataServer::new(node.clone()))
             .add_service(wire::cluster_server::ClusterServer::new(node.clone()))
@@ -60,7 +67,7 @@ impl Node {
 
     /// Forgets everything.
     pub fn reset(&self) {
-        *self.store.lock() = Store::new();
+        *self.store.lock() = Store::default();
     }
 
     /// What a real node would have refused since the last reset.
@@ -70,19 +77,21 @@ impl Node {
 
     fn answer(&self, request: wire::DataRequest) -> wire::DataReply {
         let mut store = self.store.lock();
-        let result = store.result(request.op);
+        let Store { shards, complaint } = &mut *store;
+        let shard = shards.entry(request.shard).or_insert_with(Shard::new);
+        let result = shard.result(request.op, complaint);
         wire::DataReply {
             call: request.call,
             result: Some(result),
             node: 1,
             epoch: 1,
-            index: store.index.max(1),
+            index: shard.index.max(1),
         }
     }
 }
 
-impl Store {
-    fn result(&mut self, op: Option<data_request::Op>) -> data_reply::Result {
+impl Shard {
+    fn result(&mut self, op: Option<data_request::Op>, complaint: &mut Option<String>) -> data_reply::Result {
         match op {
             Some(data_request::Op::Read(read)) => {
                 let item = |key: &wire::DocumentKey| {
@@ -97,18 +106,18 @@ impl Store {
                 let (items, more) = page.unwrap_or_else(|error| panic!("memory: {error}"));
                 data_reply::Result::Scan(wire::ScanReply { items, more })
             }
-            Some(data_request::Op::Write(write)) => data_reply::Result::Write(self.write(write)),
+            Some(data_request::Op::Write(write)) => data_reply::Result::Write(self.write(write, complaint)),
             None => {
-                self.complaint = Some("a request without an operation".to_owned());
+                *complaint = Some("a request without an operation".to_owned());
                 data_reply::Result::Fault(wire::Fault::new(wire::FaultCode::Invalid, "no operation"))
             }
         }
     }
 
-    fn write(&mut self, write: wire::Write) -> wire::CommandReply {
+    fn write(&mut self, write: wire::Write, complaint: &mut Option<String>) -> wire::CommandReply {
         let command = wire::Command { stamp_ms: NOW_MS, ..write.command.unwrap_or_default() };
         if let Err(reason) = state::validate(&command) {
-            self.complaint = Some(format!("{reason}: {command:?}"));
+            *complaint = Some(format!("{reason}: {command:?}"));
         }
         self.index += 1;
         let (header, replies) = shard::apply(&*self.space, self.header, self.index, &[command]);

@@ -25,6 +25,11 @@ const TEXTS: &[(&str, &str)] = &[
          \n~~~\nPUT /v1/users/1\nidempotency-key: k\n\n{}\n~~~\nPUT /v1/users/1\nidempotency-key: k\n\n{\"a\":1}",
     ),
     (
+        "shards",
+        "PUT /v1/users/1\nborough-timeout-ms: 60000\n\n{}\n~~~\nPUT /v1/users/2\nborough-timeout-ms: 60000\n\n{}\
+         \n~~~\nPUT /v1/users/1\nborough-timeout-ms: 60000\n\n{\"a\":1}",
+    ),
+    (
         "batch-write",
         "POST /v1/users:batchWrite\nidempotency-key: b\n\n{\"writes\":[{\"put\":{\"id\":\"a\",\"document\":{\"n\":1},\"ifAbsent\":true,\"ttl\":\"5s\"}},\
          {\"patch\":{\"id\":\"a\",\"patch\":{\"n\":2},\"ifMatch\":\"\\\"10000\\\"\"}},{\"delete\":{\"id\":\"b\"}}]}",
