@@ -19,6 +19,7 @@ use crate::id::{NodeId, ShardId};
 use crate::idempotency;
 use crate::wire::{self, data_reply, data_request};
 
+mod many;
 #[cfg(test)]
 mod tests;
 
@@ -121,26 +122,6 @@ impl Forwarder {
     /// The streams to the nodes.
     pub fn pool(&self) -> &Pool {
         &self.pool
-    }
-
-    /// Reads documents of one shard.
-    ///
-    /// # Errors
-    /// [`ForwardError`], outcome always `NotApplied`.
-    pub async fn read(
-        &self,
-        shard: ShardId,
-        read: wire::Read,
-        deadline: Instant,
-    ) -> Result<Answer<wire::ReadReply>, ForwardError> {
-        let mut tries = Tries::new(self, shard, anyone(read.freshness.as_ref()), deadline);
-        let reply = tries.send(|| data_request::Op::Read(read.clone())).await?;
-        match reply.result {
-            Some(data_reply::Result::Read(body)) => {
-                Ok(tries.answer(body, reply.node, reply.epoch, reply.index))
-            }
-            Some(_) | None => Err(tries.misanswered()),
-        }
     }
 
     /// One page of a shard's documents.

@@ -2,7 +2,8 @@
 //!
 //! Whatever is queued when the connection can take more goes out as one message, and answers come
 //! back packed the same way, so the cost of the transport is shared by all calls in flight. A call costs
-//! no task, no channel and no allocation of its own: it is a slot of a slab behind one short lock.
+//! no task, no channel and no allocation of its own: it is a slot of a slab behind one short lock, and calls
+//! made together take that lock together.
 //!
 //! Every bound is in [`Limits`] and a full multiplexer refuses (I8). A call that ends without an answer
 //! says whether its request may have reached the other side (I9). Reconnecting is the owner's business.
@@ -19,10 +20,12 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::Status;
 
+mod many;
 mod slab;
 #[cfg(test)]
 mod tests;
 
+pub use many::Answers;
 use slab::{Slab, Slot};
 
 /// The messages of one kind of stream. A request and its answer carry the same call number.
@@ -191,23 +194,10 @@ impl<P: Protocol> Mux<P> {
     ///
     /// # Errors
     /// [`CallError`], which says whether the request may have been delivered.
-    pub async fn call(&self, mut request: P::Request, deadline: Instant) -> Result<P::Reply, CallError> {
-        let bytes = P::request_bytes(&request);
+    pub async fn call(&self, request: P::Request, deadline: Instant) -> Result<P::Reply, CallError> {
         let (call, wake) = {
             let mut state = self.shared.state.lock();
-            if state.phase != Phase::Open {
-                return Err(CallError::NotSent);
-            }
-            // A request larger than the whole bound still passes when it is alone.
-            let bytes_full =
-                state.queued_bytes > 0 && state.queued_bytes + bytes > self.shared.limits.queued_bytes_max;
-            if state.calls.len() >= self.shared.limits.in_flight_max || bytes_full {
-                return Err(CallError::Full);
-            }
-            let call = state.calls.insert();
-            P::set_call(&mut request, call);
-            state.queue.push_back(Queued { call, bytes, request });
-            state.queued_bytes += bytes;
+            let call = state.enqueue(request, &self.shared.limits)?;
             (call, state.sender.take())
         };
         if let Some(waker) = wake {
@@ -244,9 +234,17 @@ impl<P: Protocol> Drop for Mux<P> {
     }
 }
 
-/// Wakes all of `wakers`; never while the lock is held.
+/// Wakes all of `wakers`, who waits for several calls but once; never while the lock is held.
 fn wake_all(wakers: impl IntoIterator<Item = Option<Waker>>) {
+    let mut last: Option<Waker> = None;
     for waker in wakers.into_iter().flatten() {
+        if last.as_ref().is_none_or(|last| !last.will_wake(&waker))
+            && let Some(other) = last.replace(waker)
+        {
+            other.wake();
+        }
+    }
+    if let Some(waker) = last {
         waker.wake();
     }
 }
@@ -356,6 +354,38 @@ impl<P: Protocol> Stream for Requests<P> {
 }
 
 impl<P: Protocol> State<P> {
+    /// Takes a place for `request` and queues it; whoever does so wakes the sender.
+    fn enqueue(&mut self, mut request: P::Request, limits: &Limits) -> Result<u64, CallError> {
+        if self.phase != Phase::Open {
+            return Err(CallError::NotSent);
+        }
+        let bytes = P::request_bytes(&request);
+        // A request larger than the whole bound still passes when it is alone.
+        let bytes_full = self.queued_bytes > 0 && self.queued_bytes + bytes > limits.queued_bytes_max;
+        if self.calls.len() >= limits.in_flight_max || bytes_full {
+            return Err(CallError::Full);
+        }
+        let call = self.calls.insert();
+        P::set_call(&mut request, call);
+        self.queue.push_back(Queued { call, bytes, request });
+        self.queued_bytes += bytes;
+        Ok(call)
+    }
+
+    /// Frees the place of a call; what became of it.
+    fn end_call(&mut self, call: u64) -> Result<P::Reply, CallError> {
+        match self.calls.remove(call) {
+            Some(Slot::Done(result)) => result,
+            Some(Slot::Waiting { sent, .. }) => Err(CallError::TimedOut { sent }),
+            None => Err(CallError::Lost),
+        }
+    }
+
+    /// The driver, when it waits for the last call of a closed multiplexer and that has ended.
+    fn idle_driver(&mut self) -> Option<Waker> {
+        if self.phase != Phase::Open && self.calls.len() == 0 { self.driver.take() } else { None }
+    }
+
     /// The next message's calls, in the order they were made. Those given up meanwhile are left out.
     fn take_batch(&mut self, limits: &Limits) -> Vec<P::Request> {
         let mut batch = Vec::with_capacity(self.queue.len().min(limits.batch_frames_max));
@@ -461,32 +491,28 @@ impl<P: Protocol> Answer<'_, P> {
     /// Ends the call: its answer if there is one (perhaps since the last moment), else the time was up.
     fn take(&mut self) -> Result<P::Reply, CallError> {
         self.taken = true;
-        match self.shared.release(self.call) {
-            Some(Slot::Done(result)) => result,
-            Some(Slot::Waiting { sent, .. }) => Err(CallError::TimedOut { sent }),
-            None => Err(CallError::Lost),
-        }
+        self.shared.release(self.call)
     }
 }
 
 impl<P: Protocol> Drop for Answer<'_, P> {
     fn drop(&mut self) {
         if !self.taken {
-            self.shared.release(self.call);
+            // Nobody is left to be told.
+            drop(self.shared.release(self.call));
         }
     }
 }
 
 impl<P: Protocol> Shared<P> {
     /// Frees the place of a call, and lets the driver end when it was the last one of a closed multiplexer.
-    fn release(&self, call: u64) -> Option<Slot<P::Reply>> {
-        let (slot, driver) = {
+    fn release(&self, call: u64) -> Result<P::Reply, CallError> {
+        let (result, driver) = {
             let mut state = self.state.lock();
-            let slot = state.calls.remove(call);
-            let last = state.phase != Phase::Open && state.calls.len() == 0;
-            (slot, if last { state.driver.take() } else { None })
+            let result = state.end_call(call);
+            (result, state.idle_driver())
         };
         wake_all([driver]);
-        slot
+        result
     }
 }

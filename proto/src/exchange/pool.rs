@@ -4,7 +4,10 @@
 //! while a probe in the background, after a pause that grows, finds out whether it is back.
 
 use std::collections::HashMap;
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -18,7 +21,7 @@ use tracing::{debug, info};
 use super::DataProtocol;
 use super::backoff::Backoff;
 use super::channel::{ChannelSettings, data_client};
-use super::mux::{CallError, Ended, Limits, Mux};
+use super::mux::{Answers, CallError, Ended, Limits, Mux};
 use crate::cluster_map::ClusterMap;
 use crate::id::NodeId;
 use crate::wire;
@@ -41,6 +44,50 @@ pub struct Pool {
     peers: ArcSwap<HashMap<NodeId, Arc<Peer>>>,
     tracker: TaskTracker,
     stop: CancellationToken,
+}
+
+/// Calls of several nodes made together; dropping it gives up those that still wait.
+pub struct Calls {
+    streams: Vec<Answers<DataProtocol>>,
+    refused: Vec<(usize, CallError)>,
+}
+
+impl Calls {
+    /// The next call that has ended, in any order; `None` once all have. When `late` ends, those that still wait do.
+    pub async fn next(
+        &mut self,
+        mut late: Pin<&mut tokio::time::Sleep>,
+    ) -> Option<(usize, Result<wire::DataReply, CallError>)> {
+        if let Some((name, error)) = self.refused.pop() {
+            return Some((name, Err(error)));
+        }
+        poll_fn(|cx| {
+            if let Poll::Ready(ended) = self.poll_streams(cx) {
+                return Poll::Ready(ended);
+            }
+            if late.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.streams.iter_mut().for_each(Answers::give_up);
+            self.poll_streams(cx)
+        })
+        .await
+    }
+
+    fn poll_streams(
+        &mut self,
+        cx: &Context<'_>,
+    ) -> Poll<Option<(usize, Result<wire::DataReply, CallError>)>> {
+        let mut next = 0;
+        while let Some(stream) = self.streams.get_mut(next) {
+            match stream.poll_next(cx) {
+                Poll::Ready(Some(ended)) => return Poll::Ready(Some(ended)),
+                Poll::Ready(None) => drop(self.streams.swap_remove(next)),
+                Poll::Pending => next += 1,
+            }
+        }
+        if self.streams.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+    }
 }
 
 /// One node's stream and breaker.
@@ -118,6 +165,26 @@ impl Pool {
             peer.mux()?
         };
         mux.call(request, deadline).await
+    }
+
+    /// Sends requests to several nodes at once, each with a name for its answer.
+    pub fn call_many(&self, requests: Vec<(NodeId, usize, wire::DataRequest)>) -> Calls {
+        let peers = self.peers.load();
+        let mut by_node: Vec<(NodeId, Vec<(usize, wire::DataRequest)>)> = Vec::new();
+        for (node, name, request) in requests {
+            match by_node.iter_mut().find(|(known, _)| *known == node) {
+                Some((_, requests)) => requests.push((name, request)),
+                None => by_node.push((node, vec![(name, request)])),
+            }
+        }
+        let mut calls = Calls { streams: Vec::with_capacity(by_node.len()), refused: Vec::new() };
+        for (node, requests) in by_node {
+            match peers.get(&node).ok_or(CallError::NotSent).and_then(Peer::mux) {
+                Ok(mux) => calls.streams.push(mux.call_many(requests)),
+                Err(error) => calls.refused.extend(requests.into_iter().map(|(name, _)| (name, error))),
+            }
+        }
+        calls
     }
 
     /// Calls that wait for an answer of `node`; `None` when it cannot be called now. Asking opens its stream.

@@ -54,17 +54,24 @@ impl Route {
         if let Some(hint) = self.hint.take().filter(|hint| !self.failed.contains(hint)) {
             return Some(hint);
         }
+        let leader = || topology.leader(ShardId(info.id)).filter(|leader| !self.failed.contains(leader));
+        if !self.anyone
+            && let Some(leader) = leader()
+        {
+            return Some(leader);
+        }
         let untried = |role| {
             let replicas = info.replicas.iter().filter(move |replica| replica.role() == role);
             replicas.map(|replica| NodeId(replica.node)).filter(|node| !self.failed.contains(node))
         };
         let voters: Vec<NodeId> = untried(wire::ReplicaRole::Voter).collect();
-        if self.anyone && !voters.is_empty() {
-            return less_busy(&voters, load);
-        }
-        if let Some(leader) = topology.leader(ShardId(info.id)).filter(|leader| !self.failed.contains(leader))
-        {
-            return Some(leader);
+        if self.anyone {
+            if !voters.is_empty() {
+                return less_busy(&voters, load);
+            }
+            if let Some(leader) = leader() {
+                return Some(leader);
+            }
         }
         // One on its way out may still lead.
         any_of(&voters).or_else(|| untried(wire::ReplicaRole::Leaving).next())

@@ -46,6 +46,13 @@ pub(super) struct Tries<'a> {
     last: String,
 }
 
+/// One attempt: a request for one node, to be answered by then.
+pub(super) struct Attempt {
+    pub(super) node: NodeId,
+    pub(super) request: wire::DataRequest,
+    pub(super) until: Instant,
+}
+
 impl<'a> Tries<'a> {
     pub(super) fn new(forwarder: &'a Forwarder, shard: ShardId, anyone: bool, deadline: Instant) -> Self {
         Self {
@@ -73,37 +80,66 @@ impl<'a> Tries<'a> {
         op: impl Fn() -> data_request::Op,
     ) -> Result<wire::DataReply, ForwardError> {
         loop {
-            let pool = &self.forwarder.pool;
-            let next =
-                self.route.next(&self.forwarder.watch.topology(), self.shard, |node| pool.in_flight(node));
-            let Some((node, epoch)) = next else {
-                if self.pauses >= ROUNDS_TRUSTED {
-                    // The replicas may be elsewhere by now, and the node we watch may be cut off itself.
-                    self.forwarder.watch.refresh();
-                }
-                Box::pin(self.pause()).await?;
+            let Some(Attempt { node, request, until }) = self.attempt(&op)? else {
+                Box::pin(self.end_round()).await?;
                 continue;
             };
-            let now = Instant::now();
-            let left = self.deadline.saturating_duration_since(now);
-            if left.is_zero() {
-                return Err(self.expired());
-            }
-            let patience = left.min(self.forwarder.attempt);
-            // A write that is at work may go on when its attempt is over; a read is of no use then.
-            let timeout = if self.writes { left } else { patience };
-            let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1);
-            let request =
-                wire::DataRequest { call: 0, shard: self.shard.get(), epoch, timeout_ms, op: Some(op()) };
-            self.attempts += 1;
-            match pool.call(node, request, now + patience).await {
-                Ok(wire::DataReply { result: Some(data_reply::Result::Fault(fault)), .. }) => {
-                    Box::pin(self.fault(node, fault)).await?;
-                }
-                Ok(reply) => return Ok(reply),
-                Err(error) => Box::pin(self.failed(node, error)).await?,
+            let answer = self.forwarder.pool.call(node, request, until).await;
+            if let Some(reply) = self.settle(node, answer).await? {
+                return Ok(reply);
             }
         }
+    }
+
+    /// Whom to ask next, and what; `None` ends the round.
+    pub(super) fn attempt(
+        &mut self,
+        op: impl FnOnce() -> data_request::Op,
+    ) -> Result<Option<Attempt>, ForwardError> {
+        let pool = &self.forwarder.pool;
+        let next = self.route.next(&self.forwarder.watch.topology(), self.shard, |node| pool.in_flight(node));
+        let Some((node, epoch)) = next else { return Ok(None) };
+        let now = Instant::now();
+        let left = self.deadline.saturating_duration_since(now);
+        if left.is_zero() {
+            return Err(self.expired());
+        }
+        let patience = left.min(self.forwarder.attempt);
+        // A write that is at work may go on when its attempt is over; a read is of no use then.
+        let timeout = if self.writes { left } else { patience };
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1);
+        let request =
+            wire::DataRequest { call: 0, shard: self.shard.get(), epoch, timeout_ms, op: Some(op()) };
+        self.attempts += 1;
+        Ok(Some(Attempt { node, request, until: now + patience }))
+    }
+
+    /// What came of an attempt: the answer, if it is one; else the next attempt may be made.
+    pub(super) async fn settle(
+        &mut self,
+        node: NodeId,
+        answer: Result<wire::DataReply, CallError>,
+    ) -> Result<Option<wire::DataReply>, ForwardError> {
+        match answer {
+            Ok(wire::DataReply { result: Some(data_reply::Result::Fault(fault)), .. }) => {
+                Box::pin(self.fault(node, fault)).await?;
+                Ok(None)
+            }
+            Ok(reply) => Ok(Some(reply)),
+            Err(error) => {
+                Box::pin(self.failed(node, error)).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Nobody is left to ask in this round.
+    async fn end_round(&mut self) -> Result<(), ForwardError> {
+        if self.pauses >= ROUNDS_TRUSTED {
+            // The replicas may be elsewhere by now, and the node we watch may be cut off itself.
+            self.forwarder.watch.refresh();
+        }
+        self.pause().await
     }
 
     /// A node said why not.

@@ -11,7 +11,6 @@ use borough_proto::limits::{BATCH_BYTES_MAX, BATCH_ITEMS_MAX, ID_BYTES_MAX, SORT
 use borough_proto::wire::{self, CollectionInfo};
 use borough_proto::{ShardId, error::Problem};
 use bytes::{BufMut as _, BytesMut};
-use futures::future::join_all;
 use http::StatusCode;
 
 use super::call::{Call, check_sort, shard_of};
@@ -59,17 +58,26 @@ pub async fn batch_get(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Re
         shards.entry(shard_of(&map, &id)?).or_default().push(position);
         keys.push(wire::DocumentKey { collection: info.id, id, sort });
     }
-    let chunks = shards
+    let parts: Vec<(ShardId, &[usize])> = shards
         .iter()
-        .flat_map(|(&shard, positions)| positions.chunks(READ_KEYS_MAX).map(move |chunk| (shard, chunk)));
-    let reads = chunks.map(|(shard, positions)| read(call, shard, positions.to_vec(), &keys));
+        .flat_map(|(&shard, positions)| positions.chunks(READ_KEYS_MAX).map(move |chunk| (shard, chunk)))
+        .collect();
+    let asked: Vec<ShardId> = parts.iter().map(|(shard, _)| *shard).collect();
+    let read = |part: usize| match parts.get(part) {
+        Some(&(shard, positions)) => wire::Read {
+            keys: positions.iter().filter_map(|&position| keys.get(position).cloned()).collect(),
+            freshness: call.freshness(shard),
+        },
+        None => wire::Read::default(),
+    };
+    let answers = call.app.forwarder.read_many(&asked, read, call.deadline).await;
     let mut trace = call.trace();
     let mut got: Vec<Got> = keys.iter().map(|_| Got::Absent).collect();
-    for (positions, answer) in join_all(reads).await {
+    for (&(_, positions), answer) in parts.iter().zip(answers) {
         match answer {
             Ok(answer) => {
                 trace.note(&answer);
-                for (position, item) in positions.into_iter().zip(answer.body.items) {
+                for (&position, item) in positions.iter().zip(answer.body.items) {
                     if let (Some(slot), Some(document)) = (got.get_mut(position), item.document) {
                         *slot = Got::Document(document);
                     }
@@ -78,7 +86,7 @@ pub async fn batch_get(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Re
             Err(error) => {
                 trace.note_failed(&error);
                 let problem = Refusal::from(error).into_problem();
-                for position in positions {
+                for &position in positions {
                     if let Some(slot) = got.get_mut(position) {
                         *slot = Got::Refused(problem.clone());
                     }
@@ -95,20 +103,6 @@ pub async fn batch_get(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Re
     let mut response = json(StatusCode::OK, items.finish(None));
     trace.write(response.headers_mut());
     Ok(response)
-}
-
-type ShardRead =
-    Result<borough_proto::exchange::Answer<wire::ReadReply>, borough_proto::exchange::ForwardError>;
-
-async fn read(
-    call: &Call<'_>,
-    shard: ShardId,
-    positions: Vec<usize>,
-    keys: &[wire::DocumentKey],
-) -> (Vec<usize>, ShardRead) {
-    let keys = positions.iter().filter_map(|&position| keys.get(position).cloned()).collect();
-    let read = wire::Read { keys, freshness: call.freshness(shard) };
-    (positions, call.app.forwarder.read(shard, read, call.deadline).await)
 }
 
 fn put_item(out: &mut BytesMut, info: &CollectionInfo, key: &wire::DocumentKey, got: Got, stored: bool) {

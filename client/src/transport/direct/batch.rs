@@ -37,20 +37,24 @@ impl Direct {
         for (position, key) in keys.iter().enumerate() {
             shards.entry(way.shard(&key.id)?).or_default().push(position);
         }
-        let (way, keys) = (&way, &keys);
-        let parts = shards.into_iter().map(|(shard, positions)| async move {
-            let part = positions.iter().filter_map(|&position| keys.get(position).cloned()).collect();
-            (positions, way.read(shard, part).await)
-        });
+        let parts: Vec<(ShardId, Vec<usize>)> = shards.into_iter().collect();
+        let asked: Vec<ShardId> = parts.iter().map(|(shard, _)| *shard).collect();
+        let part = |part: usize| match parts.get(part) {
+            Some((_, positions)) => {
+                positions.iter().filter_map(|&position| keys.get(position).cloned()).collect()
+            }
+            None => Vec::new(),
+        };
+        let answers = way.read_many(&asked, part).await;
         let mut items: Vec<BatchItem> =
             keys.iter().map(|key| blank(key.id.clone(), key.sort.clone())).collect();
-        for (positions, answer) in join_all(parts).await {
+        for ((_, positions), answer) in parts.iter().zip(answers) {
             let mut answers = answer.map(|answer| answer.body.items.into_iter());
-            for position in positions {
+            for &position in positions {
                 let Some(item) = items.get_mut(position) else { continue };
                 match &mut answers {
                     Ok(answers) => match answers.next().and_then(|answer| answer.document) {
-                        Some(document) => found(item, document, way)?,
+                        Some(document) => found(item, document, &way)?,
                         None => fail(
                             item,
                             Refused::new(ProblemType::DocumentNotFound, "there is no such document"),

@@ -234,11 +234,23 @@ impl Way<'_> {
     }
 
     async fn read(&self, shard: ShardId, keys: Vec<wire::DocumentKey>) -> Result<Answer<wire::ReadReply>> {
-        let asked = keys.len();
         let read = wire::Read { keys, freshness: self.freshness(shard) };
-        let answer = self.seen(self.forwarder.read(shard, read, self.until).await)?;
-        // Answers are told apart by position.
-        if answer.body.items.len() == asked { Ok(answer) } else { Err(self.misanswered()) }
+        self.seen(self.forwarder.read(shard, read, self.until).await)
+    }
+
+    /// Reads of several shards at once; `keys` are those of the shard in a place of `shards`, and the results are in the
+    /// order of `shards`.
+    async fn read_many(
+        &self,
+        shards: &[ShardId],
+        keys: impl Fn(usize) -> Vec<wire::DocumentKey> + Send + Sync,
+    ) -> Vec<Result<Answer<wire::ReadReply>>> {
+        let read = |place: usize| wire::Read {
+            keys: keys(place),
+            freshness: shards.get(place).and_then(|&shard| self.freshness(shard)),
+        };
+        let answers = self.forwarder.read_many(shards, read, self.until).await;
+        answers.into_iter().map(|answer| self.seen(answer)).collect()
     }
 
     async fn scan(&self, shard: ShardId, scan: wire::Scan) -> Result<Answer<wire::ScanReply>> {

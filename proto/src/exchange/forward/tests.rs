@@ -22,6 +22,10 @@ fn read_reply() -> Act {
     Act::Answer(data_reply::Result::Read(wire::ReadReply { items: vec![wire::ReadItem::default()] }))
 }
 
+fn read() -> wire::Read {
+    wire::Read { keys: vec![wire::DocumentKey::default()], freshness: None }
+}
+
 fn fault(fault: Fault) -> Act {
     Act::Answer(data_reply::Result::Fault(fault))
 }
@@ -144,7 +148,7 @@ async fn a_silent_node_is_left_for_another() {
     // On a slow machine the first attempts may be over before the request has left.
     for _ in 0..50 {
         cluster.forwarder.watch().topology().set_leader(SHARD, NodeId(1));
-        let answer = cluster.forwarder.read(SHARD, wire::Read::default(), within(30_000)).await.unwrap();
+        let answer = cluster.forwarder.read(SHARD, read(), within(30_000)).await.unwrap();
         assert!(answer.attempts >= 2, "{answer:?}");
         assert_ne!(answer.node, NodeId(1));
         if asked() {
@@ -171,7 +175,7 @@ async fn a_stale_replica_hands_over_to_the_leader() {
     cluster.forwarder.watch().topology().set_leader(SHARD, NodeId(3));
     let freshness = Some(wire::Freshness { max_stale_ms: None, min_index: Some(9) });
     for _ in 0..10 {
-        let read = wire::Read { freshness, ..Default::default() };
+        let read = wire::Read { freshness, ..read() };
         let answer = cluster.forwarder.read(SHARD, read, within(5000)).await.unwrap();
         assert_eq!(answer.node, NodeId(3));
         assert!(answer.attempts <= 2);
@@ -187,7 +191,7 @@ async fn a_wrong_epoch_waits_for_the_new_map() {
     let mut newer = cluster.map.borrow().clone();
     newer.epoch = 2;
     newer.shards[0].epoch = 5;
-    let reading = cluster.forwarder.read(SHARD, wire::Read::default(), within(5000));
+    let reading = cluster.forwarder.read(SHARD, read(), within(5000));
     let (answer, ()) = tokio::join!(reading, async {
         while cluster.seen.lock().is_empty() {
             tokio::task::yield_now().await;
@@ -229,7 +233,7 @@ async fn dead_nodes_cost_no_time_once_known() {
     let begun = Instant::now();
     for _ in 0..READS {
         cluster.forwarder.watch().topology().set_leader(SHARD, NodeId(2));
-        let answer = cluster.forwarder.read(SHARD, wire::Read::default(), within(5000)).await.unwrap();
+        let answer = cluster.forwarder.read(SHARD, read(), within(5000)).await.unwrap();
         assert_eq!(answer.node, NodeId(1));
         assert_eq!(answer.attempts, 2, "the dead one was turned to first");
     }
@@ -246,7 +250,7 @@ async fn dead_nodes_cost_no_time_once_known() {
 #[tokio::test]
 async fn a_node_that_leaves_the_map_is_let_go() {
     let cluster = Cluster::start(1, |_, _| read_reply()).await;
-    cluster.forwarder.read(SHARD, wire::Read::default(), within(5000)).await.unwrap();
+    cluster.forwarder.read(SHARD, read(), within(5000)).await.unwrap();
     assert_eq!(cluster.forwarder.pool().connected(), 1);
     let tasks = cluster.tasks.len();
     let mut map = cluster.map.borrow().clone();
@@ -258,14 +262,14 @@ async fn a_node_that_leaves_the_map_is_let_go() {
     while cluster.tasks.len() >= tasks {
         tokio::task::yield_now().await;
     }
-    let error = cluster.forwarder.read(SHARD, wire::Read::default(), within(100)).await.unwrap_err();
+    let error = cluster.forwarder.read(SHARD, read(), within(100)).await.unwrap_err();
     assert_eq!(error.why, Why::Unavailable);
 }
 
 #[tokio::test]
 async fn the_forwarders_tasks_end_with_their_token() {
     let cluster = Cluster::start(2, |_, _| read_reply()).await;
-    cluster.forwarder.read(SHARD, wire::Read::default(), within(5000)).await.unwrap();
+    cluster.forwarder.read(SHARD, read(), within(5000)).await.unwrap();
     cluster.stop.cancel();
     cluster.tasks.close();
     tokio::time::timeout(Duration::from_secs(10), cluster.tasks.wait()).await.unwrap();
@@ -296,4 +300,86 @@ async fn a_note_that_a_node_does_not_keep_is_missed() {
     assert!(cluster.forwarder.claim(SHARD, 1, key(None), within(2000)).await.is_ok());
     let missed = cluster.forwarder.claim(SHARD, 1, key(Some("n")), within(2000)).await.unwrap_err();
     assert_eq!((missed.why, missed.outcome), (Why::Unavailable, Outcome::NotApplied));
+}
+
+/// Shards 1 to 4 beside the first one.
+async fn four_more_shards(cluster: &Cluster) -> Vec<ShardId> {
+    let mut map = cluster.map.borrow().clone();
+    map.epoch = 2;
+    let replicas = map.shards[0].replicas.clone();
+    map.shards = (0..5)
+        .zip(crate::key::ranges(5))
+        .map(|(id, (first, last))| wire::ShardInfo { id, first, last, epoch: 4, replicas: replicas.clone() })
+        .collect();
+    cluster.map.send_replace(map);
+    assert!(cluster.forwarder.watch().reached(2, within(5000)).await);
+    (0..5).map(ShardId).collect()
+}
+
+#[tokio::test]
+async fn reads_of_several_shards_are_answered_in_their_order_whatever_each_meets() {
+    let mut sent = 0;
+    let cluster = Cluster::start(3, move |node, request| {
+        sent += 1;
+        match request.shard {
+            // Led by the third, which is not known.
+            1 if node != 3 => fault(Fault::not_leader(Some(NodeId(3)))),
+            2 => fault(Fault::new(FaultCode::Internal, "broken")),
+            // Too few items are no answer.
+            3 => Act::Answer(data_reply::Result::Read(wire::ReadReply::default())),
+            // The connection takes with it what else is on it.
+            4 if sent < 4 => Act::Break,
+            _ => read_reply(),
+        }
+    })
+    .await;
+    let shards = four_more_shards(&cluster).await;
+    let answers = cluster.forwarder.read_many(&shards, |_| read(), within(5000)).await;
+    assert_eq!(answers.len(), 5);
+    for (place, answer) in answers.iter().enumerate() {
+        match answer {
+            Ok(answer) => assert_eq!(answer.shard, shards[place]),
+            Err(error) => assert_eq!((error.shard, error.why), (shards[place], Why::Internal), "{error}"),
+        }
+    }
+    assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, false, false, true]);
+    assert_eq!(answers[1].as_ref().unwrap().node, NodeId(3));
+}
+
+#[tokio::test]
+async fn a_silent_shard_spoils_no_other() {
+    let attempt = Duration::from_millis(400);
+    let cluster =
+        Cluster::with_attempt(
+            attempt,
+            1,
+            |_, request| {
+                if request.shard == 2 { Act::Silence } else { read_reply() }
+            },
+        )
+        .await;
+    let shards = four_more_shards(&cluster).await;
+    let deadline = within(3000);
+    let answers = cluster.forwarder.read_many(&shards, |_| read(), deadline).await;
+    let ok: Vec<bool> = answers.iter().map(Result::is_ok).collect();
+    assert_eq!(ok, [true, true, false, true, true]);
+    let error = answers[2].as_ref().unwrap_err();
+    assert_eq!((error.why, error.outcome), (Why::Unavailable, Outcome::NotApplied));
+    assert!(error.attempts > 1, "{error:?}");
+    assert_eq!(cluster.forwarder.pool().in_flight(NodeId(1)), Some(0));
+}
+
+#[tokio::test]
+async fn reads_of_several_shards_are_given_up_together() {
+    let cluster = Cluster::start(1, |_, _| Act::Silence).await;
+    let shards = four_more_shards(&cluster).await;
+    {
+        let mut reading = Box::pin(cluster.forwarder.read_many(&shards, |_| read(), within(60_000)));
+        assert!(futures::poll!(&mut reading).is_pending());
+        assert_eq!(cluster.forwarder.pool().in_flight(NodeId(1)), Some(5));
+    }
+    assert_eq!(cluster.forwarder.pool().in_flight(NodeId(1)), Some(0));
+    let late = cluster.forwarder.read_many(&shards, |_| read(), Instant::now()).await;
+    assert!(late.iter().all(|answer| answer.as_ref().is_err_and(|error| error.why == Why::Unavailable)));
+    assert!(cluster.forwarder.read_many(&[], |_| read(), within(1000)).await.is_empty());
 }

@@ -114,6 +114,56 @@ async fn every_call_gets_its_own_answer_and_messages_are_shared() {
     assert!(messages < 500, "{messages} messages for 5000 calls");
 }
 
+/// What has ended, by name.
+async fn all(mut answers: Answers<DataProtocol>) -> Vec<(usize, Result<wire::DataReply, CallError>)> {
+    let mut ended = Vec::new();
+    while let Some(one) = std::future::poll_fn(|cx| answers.poll_next(cx)).await {
+        ended.push(one);
+    }
+    ended.sort_by_key(|(name, _)| *name);
+    ended
+}
+
+#[tokio::test]
+async fn calls_made_together_get_their_own_answers_from_one_message() {
+    let server = Server::start().await;
+    let mux = server.mux(Limits::default());
+    let ended = all(mux.call_many((0..400).map(|n| (n, request(ECHO, n as u64))).collect())).await;
+    assert_eq!(ended.len(), 400);
+    for (name, reply) in ended {
+        assert_eq!(reply.unwrap().index, name as u64);
+    }
+    assert_eq!((mux.in_flight(), server.echo.messages.load(Ordering::SeqCst)), (0, 1));
+    assert!(all(mux.call_many(Vec::new())).await.is_empty());
+}
+
+#[tokio::test]
+async fn calls_made_together_end_each_in_its_own_way() {
+    let server = Server::start().await;
+    let mux = server.mux(Limits { in_flight_max: 3, ..Limits::default() });
+    let calls = |kinds: &[u32]| kinds.iter().map(|&kind| request(kind, 0)).enumerate().collect();
+    let mut answers = mux.call_many(calls(&[ECHO, SILENT, ECHO, ECHO]));
+    let mut ended = Vec::new();
+    while ended.len() < 3 {
+        ended.extend(std::future::poll_fn(|cx| answers.poll_next(cx)).await);
+    }
+    ended.sort_by_key(|(name, _)| *name);
+    let ended: Vec<_> = ended.into_iter().map(|(name, reply)| (name, reply.map(|_| ()))).collect();
+    assert_eq!(ended, [(0, Ok(())), (2, Ok(())), (3, Err(CallError::Full))]);
+    assert_eq!(mux.in_flight(), 1);
+    answers.give_up();
+    let left = all(answers).await;
+    assert_eq!(left[0].1.as_ref().unwrap_err(), &CallError::TimedOut { sent: true });
+    assert_eq!((left.len(), mux.in_flight()), (1, 0));
+
+    drop(mux.call_many(calls(&[SILENT, SILENT])));
+    assert_eq!(mux.in_flight(), 0);
+    for (_, lost) in all(mux.call_many(calls(&[SILENT, BREAK]))).await {
+        assert_eq!(lost.unwrap_err(), CallError::Lost);
+    }
+    assert_eq!(all(mux.call_many(calls(&[ECHO]))).await[0].1.as_ref().unwrap_err(), &CallError::NotSent);
+}
+
 #[tokio::test]
 async fn a_broken_stream_loses_what_was_sent_and_refuses_the_rest() {
     let server = Server::start().await;
