@@ -261,13 +261,18 @@ fn enough(plan: &Plan, calls: &[Call], director: &Director) -> anyhow::Result<()
     ensure!(ok >= least, "only {ok} calls succeeded, of at least {least}");
     let read = |call: &Call| call.f == plan.workload.read_function() && call.end == Kind::Ok;
     ensure!(calls.iter().any(read), "no read succeeded");
-    let missed = director.failures().join("; ");
-    let quiet = plan.nemeses.iter().all(|nemesis| *nemesis == Nemesis::None);
-    ensure!(quiet || director.injected() > 0, "no fault took effect: {missed}");
+    took_effect(&plan.nemeses, director.injected(), |nemesis| director.injected_by(nemesis))
+        .with_context(|| format!("faults that failed: {}", director.failures().join("; ")))
+}
+
+/// Every nemesis that was named made a fault; `all` are those of all, `of` those of one.
+fn took_effect(nemeses: &[Nemesis], all: usize, of: impl Fn(Nemesis) -> usize) -> anyhow::Result<()> {
+    let quiet = nemeses.iter().all(|nemesis| *nemesis == Nemesis::None);
+    ensure!(quiet || all > 0, "no fault took effect");
     // `mix` makes those of others.
-    let named = plan.nemeses.iter().filter(|nemesis| !matches!(nemesis, Nemesis::None | Nemesis::Mix));
+    let named = nemeses.iter().filter(|nemesis| !matches!(nemesis, Nemesis::None | Nemesis::Mix));
     for nemesis in named {
-        ensure!(director.injected_by(*nemesis) > 0, "no fault of {} took effect: {missed}", nemesis.name());
+        ensure!(of(*nemesis) > 0, "no fault of {} took effect", nemesis.name());
     }
     Ok(())
 }

@@ -127,3 +127,15 @@ fn a_history_with_clocks_that_went_wrong_is_judged_as_its_run_was() {
         assert_eq!(code, expected, "{told}");
     }
 }
+
+#[test]
+fn of_several_nemeses_each_must_take_effect() {
+    let kills = |nemesis| usize::from(nemesis == Nemesis::KillLeader);
+    let judged = |nemeses: &[Nemesis], all| took_effect(nemeses, all, kills).map_err(|no| no.to_string());
+    assert_eq!(judged(&[Nemesis::KillLeader, Nemesis::None], 1), Ok(()));
+    let missing = judged(&[Nemesis::KillLeader, Nemesis::SlowFsync], 1);
+    assert_eq!(missing, Err("no fault of slow-fsync took effect".to_owned()));
+    assert_eq!(judged(&[Nemesis::Mix], 0), Err("no fault took effect".to_owned()));
+    assert_eq!(judged(&[Nemesis::Mix], 1), Ok(()));
+    assert_eq!(judged(&[Nemesis::None], 0), Ok(()));
+}
