@@ -195,10 +195,11 @@ impl<P: Protocol> Mux<P> {
     /// # Errors
     /// [`CallError`], which says whether the request may have been delivered.
     pub async fn call(&self, request: P::Request, deadline: Instant) -> Result<P::Reply, CallError> {
+        let bytes = P::request_bytes(&request);
         let (call, wake) = {
             let mut state = self.shared.state.lock();
-            let call = state.enqueue(request, &self.shared.limits)?;
-            (call, state.sender.take())
+            state.admit(bytes, &self.shared.limits)?;
+            (state.enqueue(request, bytes), state.sender.take())
         };
         if let Some(waker) = wake {
             waker.wake();
@@ -354,22 +355,26 @@ impl<P: Protocol> Stream for Requests<P> {
 }
 
 impl<P: Protocol> State<P> {
-    /// Takes a place for `request` and queues it; whoever does so wakes the sender.
-    fn enqueue(&mut self, mut request: P::Request, limits: &Limits) -> Result<u64, CallError> {
+    /// Whether a request of so many bytes may be queued.
+    fn admit(&self, bytes: usize, limits: &Limits) -> Result<(), CallError> {
         if self.phase != Phase::Open {
             return Err(CallError::NotSent);
         }
-        let bytes = P::request_bytes(&request);
         // A request larger than the whole bound still passes when it is alone.
         let bytes_full = self.queued_bytes > 0 && self.queued_bytes + bytes > limits.queued_bytes_max;
         if self.calls.len() >= limits.in_flight_max || bytes_full {
             return Err(CallError::Full);
         }
+        Ok(())
+    }
+
+    /// Takes a place for `request` and queues it; whoever does so wakes the sender.
+    fn enqueue(&mut self, mut request: P::Request, bytes: usize) -> u64 {
         let call = self.calls.insert();
         P::set_call(&mut request, call);
         self.queue.push_back(Queued { call, bytes, request });
         self.queued_bytes += bytes;
-        Ok(call)
+        call
     }
 
     /// Frees the place of a call; what became of it.

@@ -80,7 +80,7 @@ impl<'a> Tries<'a> {
         op: impl Fn() -> data_request::Op,
     ) -> Result<wire::DataReply, ForwardError> {
         loop {
-            let Some(Attempt { node, request, until }) = self.attempt(&op)? else {
+            let Some(Attempt { node, request, until }) = self.attempt(&op, |_| 0)? else {
                 Box::pin(self.end_round()).await?;
                 continue;
             };
@@ -91,13 +91,15 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// Whom to ask next, and what; `None` ends the round.
+    /// Whom to ask next, and what; `None` ends the round. `also` is how many more calls a node is about to get.
     pub(super) fn attempt(
         &mut self,
         op: impl FnOnce() -> data_request::Op,
+        also: impl Fn(NodeId) -> usize,
     ) -> Result<Option<Attempt>, ForwardError> {
         let pool = &self.forwarder.pool;
-        let next = self.route.next(&self.forwarder.watch.topology(), self.shard, |node| pool.in_flight(node));
+        let load = |node| pool.in_flight(node).map(|calls| calls + also(node));
+        let next = self.route.next(&self.forwarder.watch.topology(), self.shard, load);
         let Some((node, epoch)) = next else { return Ok(None) };
         let now = Instant::now();
         let left = self.deadline.saturating_duration_since(now);

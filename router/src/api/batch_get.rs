@@ -62,15 +62,14 @@ pub async fn batch_get(call: &Call<'_>, body: Body, info: &CollectionInfo) -> Re
         .iter()
         .flat_map(|(&shard, positions)| positions.chunks(READ_KEYS_MAX).map(move |chunk| (shard, chunk)))
         .collect();
-    let asked: Vec<ShardId> = parts.iter().map(|(shard, _)| *shard).collect();
-    let read = |part: usize| match parts.get(part) {
-        Some(&(shard, positions)) => wire::Read {
-            keys: positions.iter().filter_map(|&position| keys.get(position).cloned()).collect(),
-            freshness: call.freshness(shard),
-        },
-        None => wire::Read::default(),
+    let asked: Vec<_> = parts.iter().map(|&(shard, _)| (shard, call.freshness(shard))).collect();
+    let of = |part: usize| match parts.get(part) {
+        Some((_, positions)) => {
+            positions.iter().filter_map(|&position| keys.get(position).cloned()).collect()
+        }
+        None => Vec::new(),
     };
-    let answers = call.app.forwarder.read_many(&asked, read, call.deadline).await;
+    let answers = call.app.forwarder.read_many(&asked, of, call.deadline).await;
     let mut trace = call.trace();
     let mut got: Vec<Got> = keys.iter().map(|_| Got::Absent).collect();
     for (&(_, positions), answer) in parts.iter().zip(answers) {

@@ -245,11 +245,9 @@ impl Way<'_> {
         shards: &[ShardId],
         keys: impl Fn(usize) -> Vec<wire::DocumentKey> + Send + Sync,
     ) -> Vec<Result<Answer<wire::ReadReply>>> {
-        let read = |place: usize| wire::Read {
-            keys: keys(place),
-            freshness: shards.get(place).and_then(|&shard| self.freshness(shard)),
-        };
-        let answers = self.forwarder.read_many(shards, read, self.until).await;
+        // Once: what the session sees meanwhile must not make a read that is sent again a weaker one.
+        let shards: Vec<_> = shards.iter().map(|&shard| (shard, self.freshness(shard))).collect();
+        let answers = self.forwarder.read_many(&shards, keys, self.until).await;
         answers.into_iter().map(|answer| self.seen(answer)).collect()
     }
 

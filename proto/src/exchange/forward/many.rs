@@ -23,6 +23,7 @@ struct Asked<'a> {
     tries: Tries<'a>,
     node: NodeId,
     keys: usize,
+    freshness: Option<wire::Freshness>,
 }
 
 impl Forwarder {
@@ -36,15 +37,16 @@ impl Forwarder {
         answer(&mut tries, read.keys.len(), reply)
     }
 
-    /// Reads documents of several shards; `read` makes what is asked of the shard in a place of `shards`, and makes it
-    /// anew when it has to be sent again. What one node can answer travels together and is waited for together. A
-    /// read that meets a fault goes on by itself. The results are in the order of `shards`.
+    /// Reads documents of several shards, as fresh as is said of each; `keys` gives those that are asked for in a place of
+    /// `shards`, and gives them anew when they have to be sent again. What one node can answer travels together and
+    /// is waited for together. A read that meets a fault goes on by itself. The results are in the order of `shards`.
     pub async fn read_many(
         &self,
-        shards: &[ShardId],
-        read: impl Fn(usize) -> wire::Read + Send + Sync,
+        shards: &[(ShardId, Option<wire::Freshness>)],
+        keys: impl Fn(usize) -> Vec<wire::DocumentKey> + Send + Sync,
         deadline: Instant,
     ) -> Vec<Ended> {
+        let read = |place: usize, freshness| wire::Read { keys: keys(place), freshness };
         let read = &read;
         let mut ended: Vec<Option<Ended>> = shards.iter().map(|_| None).collect();
         let mut asked: Vec<Option<Asked<'_>>> = shards.iter().map(|_| None).collect();
@@ -52,18 +54,20 @@ impl Forwarder {
         let mut others: FuturesUnordered<BoxFuture<'_, (usize, Ended)>> = FuturesUnordered::new();
         let mut until = deadline;
         let places = shards.iter().zip(&mut ended).zip(&mut asked).enumerate();
-        for (place, ((&shard, ended), asked)) in places {
-            let first = read(place);
+        for (place, ((&(shard, freshness), ended), asked)) in places {
+            let first = read(place, freshness);
             let keys = first.keys.len();
-            let mut tries = Tries::new(self, shard, anyone(first.freshness.as_ref()), deadline);
-            match tries.attempt(|| data_request::Op::Read(first)) {
+            let mut tries = Tries::new(self, shard, anyone(freshness.as_ref()), deadline);
+            let also = |node| requests.iter().filter(|(asked, _, _)| *asked == node).count();
+            match tries.attempt(|| data_request::Op::Read(first), also) {
                 Ok(Some(attempt)) => {
                     until = until.min(attempt.until);
                     requests.push((attempt.node, place, attempt.request));
-                    *asked = Some(Asked { tries, node: attempt.node, keys });
+                    *asked = Some(Asked { tries, node: attempt.node, keys, freshness });
                 }
-                Ok(None) => others
-                    .push(Box::pin(async move { (place, go_on(tries, keys, || read(place), None).await) })),
+                Ok(None) => others.push(Box::pin(async move {
+                    (place, go_on(tries, keys, || read(place, freshness), None).await)
+                })),
                 Err(error) => *ended = Some(Err(error)),
             }
         }
@@ -73,14 +77,14 @@ impl Forwarder {
             let (place, result) = tokio::select! {
                 biased;
                 Some((place, said)) = calls.next(late.as_mut()) => {
-                    let Some(Asked { mut tries, node, keys }) = asked.get_mut(place).and_then(Option::take) else {
-                        continue;
-                    };
+                    let Some(first) = asked.get_mut(place).and_then(Option::take) else { continue };
+                    let Asked { mut tries, node, keys, freshness } = first;
                     match said {
                         Ok(reply) if !matches!(reply.result, Some(data_reply::Result::Fault(_))) => (place, answer(&mut tries, keys, reply)),
                         said => {
                             others.push(Box::pin(async move {
-                                (place, go_on(tries, keys, || read(place), Some((node, said))).await)
+                                let read = || read(place, freshness);
+                                (place, go_on(tries, keys, read, Some((node, said))).await)
                             }));
                             continue;
                         }

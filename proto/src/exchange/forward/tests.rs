@@ -302,48 +302,64 @@ async fn a_note_that_a_node_does_not_keep_is_missed() {
     assert_eq!((missed.why, missed.outcome), (Why::Unavailable, Outcome::NotApplied));
 }
 
-/// Shards 1 to 4 beside the first one.
-async fn four_more_shards(cluster: &Cluster) -> Vec<ShardId> {
+/// Five shards where there was one, with its replicas.
+async fn five_shards(cluster: &Cluster) -> Vec<(ShardId, Option<wire::Freshness>)> {
     let mut map = cluster.map.borrow().clone();
-    map.epoch = 2;
+    map.epoch += 1;
     let replicas = map.shards[0].replicas.clone();
     map.shards = (0..5)
         .zip(crate::key::ranges(5))
         .map(|(id, (first, last))| wire::ShardInfo { id, first, last, epoch: 4, replicas: replicas.clone() })
         .collect();
+    let epoch = map.epoch;
     cluster.map.send_replace(map);
-    assert!(cluster.forwarder.watch().reached(2, within(5000)).await);
-    (0..5).map(ShardId).collect()
+    assert!(cluster.forwarder.watch().reached(epoch, within(5000)).await);
+    (0..5).map(|id| (ShardId(id), None)).collect()
+}
+
+fn keys(_: usize) -> Vec<wire::DocumentKey> {
+    read().keys
+}
+
+/// Turns the first requests for all shards to `node`.
+fn led_by(cluster: &Cluster, node: u64) {
+    (0..5).for_each(|id| cluster.forwarder.watch().topology().set_leader(ShardId(id), NodeId(node)));
 }
 
 #[tokio::test]
 async fn reads_of_several_shards_are_answered_in_their_order_whatever_each_meets() {
-    let mut sent = 0;
-    let cluster = Cluster::start(3, move |node, request| {
-        sent += 1;
-        match request.shard {
-            // Led by the third, which is not known.
-            1 if node != 3 => fault(Fault::not_leader(Some(NodeId(3)))),
-            2 => fault(Fault::new(FaultCode::Internal, "broken")),
-            // Too few items are no answer.
-            3 => Act::Answer(data_reply::Result::Read(wire::ReadReply::default())),
-            // The connection takes with it what else is on it.
-            4 if sent < 4 => Act::Break,
-            _ => read_reply(),
-        }
+    let cluster = Cluster::start(3, |node, request| match request.shard {
+        1 if node != 3 => fault(Fault::not_leader(Some(NodeId(3)))),
+        2 => fault(Fault::new(FaultCode::Internal, "broken")),
+        // Too few items are no answer.
+        3 => Act::Answer(data_reply::Result::Read(wire::ReadReply::default())),
+        _ => read_reply(),
     })
     .await;
-    let shards = four_more_shards(&cluster).await;
-    let answers = cluster.forwarder.read_many(&shards, |_| read(), within(5000)).await;
-    assert_eq!(answers.len(), 5);
-    for (place, answer) in answers.iter().enumerate() {
+    let shards = five_shards(&cluster).await;
+    led_by(&cluster, 1);
+    let answers = cluster.forwarder.read_many(&shards, keys, within(5000)).await;
+    assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, false, false, true]);
+    for (answer, (asked, _)) in answers.iter().zip(&shards) {
         match answer {
-            Ok(answer) => assert_eq!(answer.shard, shards[place]),
-            Err(error) => assert_eq!((error.shard, error.why), (shards[place], Why::Internal), "{error}"),
+            Ok(answer) => assert_eq!(answer.shard, *asked),
+            Err(error) => assert_eq!((error.shard, error.why), (*asked, Why::Internal), "{error}"),
         }
     }
-    assert_eq!(answers.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, false, false, true]);
     assert_eq!(answers[1].as_ref().unwrap().node, NodeId(3));
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_takes_the_reads_on_it_to_others() {
+    let cluster = Cluster::start(3, |node, _| if node == 1 { Act::Break } else { read_reply() }).await;
+    let shards = five_shards(&cluster).await;
+    led_by(&cluster, 1);
+    let answers = cluster.forwarder.read_many(&shards, keys, within(5000)).await;
+    for answer in answers {
+        let answer = answer.unwrap();
+        assert!(answer.node != NodeId(1) && answer.attempts >= 2, "{answer:?}");
+    }
+    assert!(cluster.seen.lock().iter().any(|(node, _)| *node == 1));
 }
 
 #[tokio::test]
@@ -352,34 +368,106 @@ async fn a_silent_shard_spoils_no_other() {
     let cluster =
         Cluster::with_attempt(
             attempt,
-            1,
+            3,
             |_, request| {
                 if request.shard == 2 { Act::Silence } else { read_reply() }
             },
         )
         .await;
-    let shards = four_more_shards(&cluster).await;
-    let deadline = within(3000);
-    let answers = cluster.forwarder.read_many(&shards, |_| read(), deadline).await;
+    let shards = five_shards(&cluster).await;
+    // On several streams, of which one is silent.
+    (0..5).zip([1, 2, 3, 1, 2]).for_each(|(id, node)| {
+        cluster.forwarder.watch().topology().set_leader(ShardId(id), NodeId(node));
+    });
+    let answers = cluster.forwarder.read_many(&shards, keys, within(3000)).await;
     let ok: Vec<bool> = answers.iter().map(Result::is_ok).collect();
     assert_eq!(ok, [true, true, false, true, true]);
     let error = answers[2].as_ref().unwrap_err();
     assert_eq!((error.why, error.outcome), (Why::Unavailable, Outcome::NotApplied));
     assert!(error.attempts > 1, "{error:?}");
-    assert_eq!(cluster.forwarder.pool().in_flight(NodeId(1)), Some(0));
+    // The deadline comes before the attempt is over.
+    let answers = cluster.forwarder.read_many(&shards[2..3], keys, within(100)).await;
+    assert_eq!(answers[0].as_ref().unwrap_err().why, Why::Unavailable);
+    for node in [1, 2, 3] {
+        assert_eq!(cluster.forwarder.pool().in_flight(NodeId(node)), Some(0));
+    }
 }
 
 #[tokio::test]
 async fn reads_of_several_shards_are_given_up_together() {
     let cluster = Cluster::start(1, |_, _| Act::Silence).await;
-    let shards = four_more_shards(&cluster).await;
+    let shards = five_shards(&cluster).await;
     {
-        let mut reading = Box::pin(cluster.forwarder.read_many(&shards, |_| read(), within(60_000)));
+        let mut reading = Box::pin(cluster.forwarder.read_many(&shards, keys, within(60_000)));
         assert!(futures::poll!(&mut reading).is_pending());
         assert_eq!(cluster.forwarder.pool().in_flight(NodeId(1)), Some(5));
     }
     assert_eq!(cluster.forwarder.pool().in_flight(NodeId(1)), Some(0));
-    let late = cluster.forwarder.read_many(&shards, |_| read(), Instant::now()).await;
+    let late = cluster.forwarder.read_many(&shards, keys, Instant::now()).await;
     assert!(late.iter().all(|answer| answer.as_ref().is_err_and(|error| error.why == Why::Unavailable)));
-    assert!(cluster.forwarder.read_many(&[], |_| read(), within(1000)).await.is_empty());
+    assert!(cluster.forwarder.read_many(&[], keys, within(1000)).await.is_empty());
+}
+
+#[tokio::test]
+async fn reads_of_several_shards_pass_nodes_that_cannot_be_reached_and_shards_without_replicas() {
+    let cluster = Cluster::start(1, |_, _| read_reply()).await;
+    let (addr, _) = dead_node(&cluster).await;
+    let mut shards = five_shards(&cluster).await;
+    let mut map = cluster.map.borrow().clone();
+    map.epoch += 1;
+    map.nodes.push(wire::NodeInfo {
+        id: 2,
+        addr,
+        state: wire::NodeState::Member.into(),
+        ..Default::default()
+    });
+    for shard in &mut map.shards {
+        let replica = wire::ReplicaInfo { id: 20, node: 2, role: wire::ReplicaRole::Voter.into() };
+        shard.replicas.push(replica);
+    }
+    map.shards[3].replicas.clear();
+    let epoch = map.epoch;
+    cluster.map.send_replace(map);
+    assert!(cluster.forwarder.watch().reached(epoch, within(5000)).await);
+    // The first time its connect fails, then its breaker is open. The same shard twice is two reads.
+    shards.push((ShardId(0), None));
+    for _ in 0..2 {
+        led_by(&cluster, 2);
+        let answers = cluster.forwarder.read_many(&shards, keys, within(2000)).await;
+        assert_eq!(
+            answers.iter().map(Result::is_ok).collect::<Vec<_>>(),
+            [true, true, true, false, true, true]
+        );
+        assert_eq!(answers[3].as_ref().unwrap_err().why, Why::Unavailable);
+    }
+}
+
+/// Which nodes answer `parts` reads that any replica may answer, and all of that freshness.
+#[tokio::test]
+async fn reads_that_anyone_may_answer_are_spread_and_stay_as_fresh_as_they_were() {
+    let cluster = Cluster::start(3, |node, request| {
+        let Some(data_request::Op::Read(read)) = &request.op else { panic!("{request:?}") };
+        assert_eq!(read.freshness.unwrap().min_index, Some(u64::from(request.shard)));
+        if node == 3 { fault(Fault::new(FaultCode::NotFresh, "behind")) } else { read_reply() }
+    })
+    .await;
+    let shards = five_shards(&cluster).await;
+    led_by(&cluster, 1);
+    let fresh =
+        |shard: ShardId| wire::Freshness { min_index: Some(u64::from(shard.get())), max_stale_ms: None };
+    let shards: Vec<_> = shards.iter().cycle().take(60).map(|(id, _)| (*id, Some(fresh(*id)))).collect();
+    for node in 1..=3 {
+        // Only streams that are open take part.
+        while cluster.forwarder.pool().in_flight(NodeId(node)) != Some(0) {
+            tokio::task::yield_now().await;
+        }
+    }
+    let answers = cluster.forwarder.read_many(&shards, keys, within(5000)).await;
+    assert!(answers.iter().all(Result::is_ok));
+    let seen = cluster.seen.lock();
+    let asked = |node: u64| seen.iter().filter(|(asked, _)| *asked == node).count();
+    // What was refused by the third went on to the first.
+    let (second, third) = (asked(2), asked(3));
+    assert!((15..=25).contains(&second) && (15..=25).contains(&third), "{second} and {third} of 60");
+    assert_eq!(seen.len(), 60 + third);
 }

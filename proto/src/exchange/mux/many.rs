@@ -26,12 +26,19 @@ impl<P: Protocol> Mux<P> {
             waiting: Vec::with_capacity(requests.len()),
             ended: VecDeque::with_capacity(requests.len()),
         };
+        // Measured, and freed when they are refused, outside the lock.
+        let measure = |(name, request)| (name, P::request_bytes(&request), request);
+        let requests: Vec<(usize, usize, P::Request)> = requests.into_iter().map(measure).collect();
+        let mut refused = Vec::new();
         let wake = {
             let mut state = self.shared.state.lock();
-            for (name, request) in requests {
-                match state.enqueue(request, &self.shared.limits) {
-                    Ok(call) => answers.waiting.push((name, call)),
-                    Err(error) => answers.ended.push_back((name, Err(error))),
+            for (name, bytes, request) in requests {
+                match state.admit(bytes, &self.shared.limits) {
+                    Ok(()) => answers.waiting.push((name, state.enqueue(request, bytes))),
+                    Err(error) => {
+                        answers.ended.push_back((name, Err(error)));
+                        refused.push(request);
+                    }
                 }
             }
             if answers.waiting.is_empty() { None } else { state.sender.take() }

@@ -260,6 +260,27 @@ async fn closing_answers_what_is_in_flight() {
     server.tasks.wait().await;
 }
 
+#[tokio::test]
+async fn closing_waits_for_calls_made_together_however_they_end() {
+    for end in ["answered", "given up", "dropped"] {
+        let server = Server::start().await;
+        let mux = server.mux(Limits::default());
+        mux.call(request(ECHO, 0), soon()).await.unwrap();
+        let kind = if end == "answered" { ECHO } else { SILENT };
+        let mut answers = mux.call_many(vec![(0, request(kind, 0)), (1, request(kind, 0))]);
+        mux.close();
+        match end {
+            "answered" => assert!(all(answers).await.iter().all(|(_, reply)| reply.is_ok())),
+            "given up" => answers.give_up(),
+            _ => drop(answers),
+        }
+        // The driver ends, or this would wait for ever.
+        server.stop.cancel();
+        server.tasks.close();
+        tokio::time::timeout(Duration::from_secs(60), server.tasks.wait()).await.expect(end);
+    }
+}
+
 #[test]
 fn messages_are_bounded_in_calls_and_bytes() {
     let limits = Limits { batch_frames_max: 3, batch_bytes_max: 10, ..Limits::default() };
