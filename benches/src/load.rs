@@ -122,7 +122,11 @@ impl Load {
         let measured = seconds("the time to measure", self.options.seconds)?;
         let first = Instant::now() + warm_up;
         let times = Times { first, end: first + measured, give_up: first + measured + self.plan.timeout };
-        let schedule = rate.map(|rate| Arc::new(Schedule::new(rate, warm_up + measured)));
+        let schedule = rate.map(|rate| Arc::new(Schedule::new(rate, warm_up, measured)));
+        ensure!(
+            schedule.as_ref().is_none_or(|schedule| schedule.is_measured()),
+            "--rate and --seconds: no request is due in that time"
+        );
         let mut workers = JoinSet::new();
         for number in 0..connections {
             let worker = self.worker(number)?;
@@ -185,7 +189,7 @@ async fn join(mut workers: JoinSet<Result<Record>>) -> Result<Record> {
 
 #[derive(Debug, Clone, Copy)]
 struct Times {
-    /// Requests due or sent from here on are recorded.
+    /// The warm-up is over.
     first: Instant,
     /// No request is due from here on.
     end: Instant,
@@ -209,26 +213,32 @@ impl Worker {
             if now >= times.end {
                 return Ok(self.record);
             }
-            self.send_any(now, times).await?;
+            self.send_any(now, now >= times.first).await?;
         }
     }
 
     async fn open_loop(mut self, schedule: Arc<Schedule>, times: Times) -> Result<Record> {
-        while let Some(due) = schedule.take().await {
-            if Instant::now() >= times.give_up {
-                self.record.failed(NOT_SENT);
+        while let Some((due, measured)) = schedule.take().await {
+            let now = Instant::now();
+            if now >= times.give_up {
+                if measured {
+                    self.record.failed(NOT_SENT);
+                }
                 return Ok(self.record);
             }
-            self.send_any(due, times).await?;
+            // What the warm-up could not send is no debt of what is measured.
+            if measured || now < times.first {
+                self.send_any(due, measured).await?;
+            }
         }
         Ok(self.record)
     }
 
-    async fn send_any(&mut self, since: Instant, times: Times) -> Result<()> {
+    async fn send_any(&mut self, since: Instant, measured: bool) -> Result<()> {
         let kind = self.mix.sample(&mut self.rng);
         let count = if kind == Kind::BatchGet { self.plan.batch } else { 1 };
         let keys: Vec<u64> = (0..count).map(|_| self.plan.keys.sample(&mut self.rng)).collect();
-        self.send(kind, &keys, since, since >= times.first).await
+        self.send(kind, &keys, since, measured).await
     }
 
     /// Sends one request; latency counts from `since`.

@@ -51,7 +51,7 @@ pub struct Options {
     /// Do not write the documents first; answers 404 are then expected
     #[arg(long, conflicts_with = "preloaded")]
     pub no_preload: bool,
-    /// The documents are there from an earlier run: they are not written again, and none may be missing
+    /// The documents are there from an earlier run: they are not written again, and none may be missing (unless the mix deletes)
     #[arg(long)]
     pub preloaded: bool,
     /// Longest wait for an answer, in seconds

@@ -11,17 +11,26 @@ pub struct Schedule {
     start: Instant,
     rate: f64,
     count: u64,
+    /// So many of them are due in the warm-up.
+    warm_up: u64,
     taken: AtomicU64,
     /// Requests due and not yet taken.
     due: Semaphore,
 }
 
 impl Schedule {
-    /// `rate` requests a second for `length`, from now on.
-    pub fn new(rate: f64, length: Duration) -> Self {
+    /// `rate` requests a second from now on, for `warm_up` and then for `measured`.
+    pub fn new(rate: f64, warm_up: Duration, measured: Duration) -> Self {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded by the options")]
-        let count = (rate * length.as_secs_f64()) as u64;
-        Self { start: Instant::now(), rate, count, taken: AtomicU64::new(0), due: Semaphore::new(0) }
+        let due = |length: Duration| (rate * length.as_secs_f64()) as u64;
+        let (before, count) = (due(warm_up), due(warm_up + measured));
+        let (taken, due) = (AtomicU64::new(0), Semaphore::new(0));
+        Self { start: Instant::now(), rate, count, warm_up: before, taken, due }
+    }
+
+    /// Whether a request is due once the warm-up is over.
+    pub fn is_measured(&self) -> bool {
+        self.count > self.warm_up
     }
 
     fn due_at(&self, number: u64) -> Instant {
@@ -48,11 +57,11 @@ impl Schedule {
         self.due.add_permits(workers);
     }
 
-    /// The next request's due time, once it has come; `None` when there are no more.
-    pub async fn take(&self) -> Option<Instant> {
+    /// The next request's due time, once it has come, and whether it is measured; `None` when there are no more.
+    pub async fn take(&self) -> Option<(Instant, bool)> {
         self.due.acquire().await.ok()?.forget();
         let number = self.taken.fetch_add(1, Ordering::Relaxed);
-        (number < self.count).then(|| self.due_at(number))
+        (number < self.count).then(|| (self.due_at(number), number >= self.warm_up))
     }
 
     /// Nobody takes any more.
@@ -60,8 +69,8 @@ impl Schedule {
         self.due.close();
     }
 
-    /// Requests that nobody took.
+    /// Requests to be measured that nobody took.
     pub fn left(&self) -> u64 {
-        self.count.saturating_sub(self.taken.load(Ordering::Relaxed))
+        self.count.saturating_sub(self.taken.load(Ordering::Relaxed).max(self.warm_up))
     }
 }

@@ -91,6 +91,31 @@ async fn requests_that_were_due_but_never_sent_are_failures() {
     assert!(report.errors[NOT_SENT] > 300, "{report}");
 }
 
+/// A warm-up at more than the service can do leaves a backlog: measured is only what is due after it.
+#[tokio::test]
+async fn what_the_warm_up_could_not_send_is_no_failure_and_holds_nothing_up() {
+    let mut tasks = JoinSet::new();
+    let url = serve(&mut tasks, |_, _| async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        StatusCode::OK
+    })
+    .await;
+    // Four connections hold 200 a second; 2,000 are due before the 400 that are measured.
+    let options = Options { rate: Some(1000.0), warm_up: 2.0, timeout: 0.5, ..short() };
+    let report = load(&url, &options).measure().await.unwrap();
+    assert_eq!(report.all.requests + report.failed(), 400, "{report}");
+    assert!(report.all.requests > 4, "{report}");
+}
+
+#[tokio::test]
+async fn a_rate_at_which_nothing_is_due_is_refused() {
+    let mut tasks = JoinSet::new();
+    let url = serve(&mut tasks, |_, _| async { StatusCode::OK }).await;
+    let options = Options { rate: Some(0.1), seconds: 2.0, warm_up: 0.0, ..short() };
+    let error = load(&url, &options).measure().await.unwrap_err().to_string();
+    assert!(error.contains("--rate") && error.contains("--seconds"), "{error}");
+}
+
 #[tokio::test]
 async fn failures_are_told_apart() {
     let mut tasks = JoinSet::new();
