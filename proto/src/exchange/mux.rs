@@ -136,7 +136,9 @@ struct State<P: Protocol> {
     sender: Option<Waker>,
     /// Of the driver, to notice the end.
     driver: Option<Waker>,
-    /// When the oldest request left that nothing was heard since.
+    /// Calls that were sent, not answered and not given up.
+    out: usize,
+    /// Since when calls are out and nothing was heard.
     silent_since: Option<Instant>,
     phase: Phase,
 }
@@ -173,6 +175,7 @@ impl<P: Protocol> Mux<P> {
             queued_bytes: 0,
             sender: None,
             driver: None,
+            out: 0,
             silent_since: None,
             phase: Phase::Open,
         };
@@ -271,7 +274,8 @@ impl<P: Protocol> Shared<P> {
     fn fail(&self, phase: Phase, which: impl Fn(bool) -> bool) {
         let mut wakers = Vec::new();
         let queue = {
-            let mut state = self.state.lock();
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
             if state.phase != Phase::Ended {
                 state.phase = phase;
             }
@@ -281,6 +285,7 @@ impl<P: Protocol> Shared<P> {
                     && which(*sent)
                 {
                     wakers.push(waker.take());
+                    state.out -= usize::from(*sent);
                     *slot = Slot::Done(Err(if *sent { CallError::Lost } else { CallError::NotSent }));
                 }
             }
@@ -294,17 +299,19 @@ impl<P: Protocol> Shared<P> {
     fn deliver(&self, replies: Vec<P::Reply>) {
         let mut wakers = Vec::with_capacity(replies.len());
         {
-            let mut state = self.state.lock();
-            state.silent_since = None;
+            let mut guard = self.state.lock();
+            let state = &mut *guard;
             for reply in replies {
                 // An answer to a call that was given up finds no slot.
                 if let Some(slot) = state.calls.get_mut(P::call(&reply))
-                    && let Slot::Waiting { waker, .. } = slot
+                    && let Slot::Waiting { sent, waker } = slot
                 {
                     wakers.push(waker.take());
+                    state.out -= usize::from(*sent);
                     *slot = Slot::Done(Ok(reply));
                 }
             }
+            state.heard();
         }
         wake_all(wakers);
     }
@@ -377,11 +384,19 @@ impl<P: Protocol> State<P> {
         call
     }
 
+    /// The other side gave a sign: silence begins anew, if anything is awaited.
+    fn heard(&mut self) {
+        self.silent_since = (self.out > 0).then(Instant::now);
+    }
+
     /// Frees the place of a call; what became of it.
     fn end_call(&mut self, call: u64) -> Result<P::Reply, CallError> {
         match self.calls.remove(call) {
             Some(Slot::Done(result)) => result,
-            Some(Slot::Waiting { sent, .. }) => Err(CallError::TimedOut { sent }),
+            Some(Slot::Waiting { sent, .. }) => {
+                self.out -= usize::from(sent);
+                Err(CallError::TimedOut { sent })
+            }
             None => Err(CallError::Lost),
         }
     }
@@ -404,6 +419,7 @@ impl<P: Protocol> State<P> {
             self.queued_bytes -= queued.bytes;
             if let Some(Slot::Waiting { sent, .. }) = self.calls.get_mut(queued.call) {
                 *sent = true;
+                self.out += 1;
                 bytes += queued.bytes;
                 batch.push(queued.request);
             }
@@ -427,6 +443,7 @@ impl<P: Protocol> Driver<P> {
     async fn read<S: Stream<Item = Result<P::Replies, Status>>>(self, replies: S) -> Ended {
         let stall = self.shared.limits.stall;
         let mut replies = pin!(replies);
+        self.shared.state.lock().heard();
         let mut ticks = tokio::time::interval((stall / 4).max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -50,12 +50,15 @@ impl wire::data_server::Data for Echo {
                 let broken = message.requests.iter().any(|request| request.shard == BREAK);
                 let echoed = message.requests.iter().filter(|request| request.shard == ECHO);
                 // Backwards: answers come in any order.
-                let replies = echoed
+                let replies: Vec<_> = echoed
                     .rev()
                     .map(|r| wire::DataReply { call: r.call, index: r.epoch, ..Default::default() })
                     .collect();
                 this.received.notify_waiters();
-                if broken || sender.send(Ok(wire::DataReplies { replies })).await.is_err() {
+                if broken {
+                    break;
+                }
+                if !replies.is_empty() && sender.send(Ok(wire::DataReplies { replies })).await.is_err() {
                     break;
                 }
             }
@@ -245,6 +248,35 @@ async fn a_stalled_stream_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_stream_that_answers_in_part_and_then_stalls_is_given_up() {
+    let server = Server::start().await;
+    let mux = server.mux(Limits { stall: Duration::from_secs(2), ..Limits::default() });
+    let kinds = [SILENT, ECHO];
+    let answers = mux.call_many(kinds.map(|kind| request(kind, 0)).into_iter().enumerate().collect());
+    let ended = tokio::time::timeout(Duration::from_secs(60), all(answers)).await.unwrap();
+    assert_eq!(ended[0].1.as_ref().unwrap_err(), &CallError::Lost);
+    assert!(ended[1].1.is_ok());
+}
+
+#[tokio::test]
+async fn a_stream_on_which_nothing_is_awaited_does_not_stall() {
+    let server = Server::start().await;
+    let stall = Duration::from_secs(1);
+    let channel = ChannelSettings::default().lazy(&server.addr).unwrap();
+    let (mux, run) = Mux::<DataProtocol>::new(Limits { stall, ..Limits::default() }, async move |requests| {
+        data_client(channel).exchange(requests).await.map(Response::into_inner)
+    });
+    let idle = async {
+        mux.call(request(ECHO, 0), soon()).await.unwrap();
+        tokio::time::sleep(3 * stall).await;
+        mux.call(request(ECHO, 0), soon()).await.unwrap();
+        mux.close();
+    };
+    let (ended, ()) = tokio::join!(run, idle);
+    assert!(matches!(ended, Ended::Closed), "{ended}");
+}
+
+#[tokio::test]
 async fn closing_answers_what_is_in_flight() {
     let server = Server::start().await;
     let mux = server.mux(Limits::default());
@@ -290,6 +322,7 @@ fn messages_are_bounded_in_calls_and_bytes() {
         queued_bytes: 0,
         sender: None,
         driver: None,
+        out: 0,
         silent_since: None,
         phase: Phase::Open,
     };
