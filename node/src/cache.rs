@@ -7,10 +7,11 @@
 //! data a snapshot replaced, is never asked for and ages out.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use quick_cache::Weighter;
-use quick_cache::sync::Cache as Inner;
+use quick_cache::sync::{Cache as Inner, DefaultLifecycle, GuardResult, PlaceholderGuard};
+use quick_cache::{DefaultHashBuilder, Weighter};
 
 use crate::store::snapshot::Instance;
 
@@ -34,6 +35,10 @@ impl Weighter<Key, Option<Bytes>> for Weigh {
         ENTRY_OVERHEAD_BYTES + (key.document.len() + record) as u64
     }
 }
+
+type Record = Option<Bytes>;
+/// The right to fill a place.
+type Guard<'a> = PlaceholderGuard<'a, Key, Record, Weigh, DefaultHashBuilder, DefaultLifecycle<Key, Record>>;
 
 /// Shared by all replicas of a node.
 pub struct Cache {
@@ -67,18 +72,44 @@ impl Cache {
     ) -> Result<(Option<Bytes>, bool), E> {
         let key = Key { space, document };
         match self.inner.get_value_or_guard_async(&key).await {
-            Ok(record) => {
-                self.hits.fetch_add(1, Ordering::Relaxed);
-                Ok((record, true))
-            }
-            Err(guard) => {
-                self.misses.fetch_add(1, Ordering::Relaxed);
-                let record = load()?;
-                // Refused when apply changed the key meanwhile; the value read is still right for this reader.
-                let _ = guard.insert(record.clone());
-                Ok((record, false))
-            }
+            Ok(record) => Ok(self.hit(record)),
+            Err(guard) => self.fill(guard, load),
         }
+    }
+
+    /// [`get_or_load`](Self::get_or_load) without waiting: `None` while another reader loads the record.
+    ///
+    /// # Errors
+    /// What `load` answers; nothing is kept then.
+    pub fn get_or_load_now<E>(
+        &self,
+        space: Instance,
+        document: Bytes,
+        load: impl FnOnce() -> Result<Option<Bytes>, E>,
+    ) -> Result<Option<(Option<Bytes>, bool)>, E> {
+        let key = Key { space, document };
+        match self.inner.get_value_or_guard(&key, Some(Duration::ZERO)) {
+            GuardResult::Value(record) => Ok(Some(self.hit(record))),
+            GuardResult::Guard(guard) => self.fill(guard, load).map(Some),
+            GuardResult::Timeout => Ok(None),
+        }
+    }
+
+    fn hit(&self, record: Option<Bytes>) -> (Option<Bytes>, bool) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        (record, true)
+    }
+
+    fn fill<E>(
+        &self,
+        guard: Guard<'_>,
+        load: impl FnOnce() -> Result<Option<Bytes>, E>,
+    ) -> Result<(Option<Bytes>, bool), E> {
+        self.misses.fetch_add(1, Ordering::Relaxed);
+        let record = load()?;
+        // Refused when apply changed the key meanwhile; the value read is still right for this reader.
+        let _ = guard.insert(record.clone());
+        Ok((record, false))
     }
 
     /// Apply changed `document`: a cached entry takes the new record, a fill under way is made void.
@@ -154,6 +185,27 @@ mod tests {
         let (record, hit) = cache.get_or_load(space(), key.clone(), load).await.unwrap();
         assert_eq!((record, hit), (Some(Bytes::from_static(b"old")), false));
         assert_eq!(get(&cache, "a", Some("new")).await, (Some(Bytes::from_static(b"new")), false));
+    }
+
+    #[tokio::test]
+    async fn who_does_not_wait_loads_unless_another_reader_does() {
+        let cache = Cache::new(1 << 20);
+        let key = Bytes::from_static(b"a");
+        let now = |stored: &'static str| {
+            let load = || Ok::<_, Infallible>(Some(Bytes::from_static(stored.as_bytes())));
+            cache.get_or_load_now(space(), key.clone(), load).unwrap()
+        };
+        let load = || {
+            assert_eq!(now("another"), None);
+            Ok::<_, Infallible>(None)
+        };
+        assert_eq!(cache.get_or_load(space(), key.clone(), load).await.unwrap(), (None, false));
+        assert_eq!(now("another"), Some((None, true)));
+        cache.update(space(), key.clone(), None);
+        cache.inner.remove(&Key { space: space(), document: key.clone() });
+        assert_eq!(now("x"), Some((Some(Bytes::from_static(b"x")), false)));
+        assert_eq!(get(&cache, "a", None).await, (Some(Bytes::from_static(b"x")), true));
+        assert_eq!((cache.hits(), cache.misses()), (2, 2));
     }
 
     #[tokio::test]

@@ -113,6 +113,11 @@ mod ordered {
     }
 
     impl Stream {
+        /// Whether every frame keeps its place.
+        pub fn in_order(&self) -> bool {
+            STATE.lock().now().is_none()
+        }
+
         /// Waits until a frame has come.
         pub async fn comes(&self) {
             self.inward.pass().await;
@@ -179,6 +184,10 @@ mod ordered {
     pub struct Stream;
 
     impl Stream {
+        pub const fn in_order(&self) -> bool {
+            true
+        }
+
         pub async fn comes(&self) {}
 
         pub async fn leaves(&self) {}

@@ -125,6 +125,42 @@ pub enum Clock {
     Local,
 }
 
+fn stored_key(key: &wire::DocumentKey) -> Bytes {
+    state::document_key(key.collection, &key.id, key.sort.as_deref())
+}
+
+/// What a read has come to.
+struct Found {
+    items: Vec<wire::ReadItem>,
+    now_ms: u64,
+    /// Of the documents hidden because they have expired by `now_ms`; 0 when there is none.
+    newest_deadline: u64,
+}
+
+impl Found {
+    fn new(keys: usize, now_ms: u64) -> Self {
+        Self { items: Vec::with_capacity(keys), now_ms, newest_deadline: 0 }
+    }
+
+    /// What the cache answered under `stored`.
+    fn add(&mut self, stored: &Bytes, (record, cache_hit): (Option<Bytes>, bool)) -> Result<(), StoreError> {
+        let document = match &record {
+            Some(record) => Some(state::decode_document(stored, record)?),
+            None => None,
+        };
+        let document =
+            document.filter(|document| match state::visibility(document.expires_ms, self.now_ms) {
+                Visibility::Visible => true,
+                Visibility::Expired => {
+                    self.newest_deadline = self.newest_deadline.max(document.expires_ms.unwrap_or(0));
+                    false
+                }
+            });
+        self.items.push(wire::ReadItem { document, cache_hit });
+        Ok(())
+    }
+}
+
 impl Shard {
     /// Reads documents after the caller's barrier: each with whether the cache answered, and the log index included.
     ///
@@ -136,30 +172,46 @@ impl Shard {
         now_ms: u64,
         clock: Clock,
     ) -> Result<(Vec<wire::ReadItem>, u64), ShardReadError> {
-        let mut items = Vec::with_capacity(keys.len());
-        let mut newest_deadline = 0;
+        let mut found = Found::new(keys.len(), now_ms);
         let space = self.group.state.space();
         let instance = space.space.instance();
         for key in keys {
-            let stored = state::document_key(key.collection, &key.id, key.sort.as_deref());
+            let stored = stored_key(key);
             let load = || space.space.get(&stored);
-            let (record, cache_hit) = self.machine.cache.get_or_load(instance, stored.clone(), load).await?;
-            let document = match &record {
-                Some(record) => Some(state::decode_document(&stored, record)?),
-                None => None,
-            };
-            let document = document.filter(|document| match state::visibility(document.expires_ms, now_ms) {
-                Visibility::Visible => true,
-                Visibility::Expired => {
-                    newest_deadline = newest_deadline.max(document.expires_ms.unwrap_or(0));
-                    false
-                }
-            });
-            items.push(wire::ReadItem { document, cache_hit });
+            let record = self.machine.cache.get_or_load(instance, stored.clone(), load).await?;
+            found.add(&stored, record)?;
         }
         self.machine.reads.fetch_add(keys.len() as u64, Ordering::Relaxed);
-        self.confirm_expired(newest_deadline, now_ms, clock).await?;
-        Ok((items, self.group.state.settle().await))
+        self.confirm_expired(found.newest_deadline, now_ms, clock).await?;
+        Ok((found.items, self.group.state.settle().await))
+    }
+
+    /// [`read`](Self::read) by the leader's clock, if nothing has to be waited for: `None` while another reader loads one of
+    /// the documents, when one has expired that the shard's time has not passed, and while a batch is applied.
+    ///
+    /// # Errors
+    /// [`StoreError`] of the engine.
+    pub fn read_now(
+        &self,
+        keys: &[wire::DocumentKey],
+        now_ms: u64,
+    ) -> Result<Option<(Vec<wire::ReadItem>, u64)>, StoreError> {
+        let mut found = Found::new(keys.len(), now_ms);
+        let space = self.group.state.space();
+        let instance = space.space.instance();
+        for key in keys {
+            let stored = stored_key(key);
+            let load = || space.space.get(&stored);
+            let record = self.machine.cache.get_or_load_now(instance, stored.clone(), load)?;
+            let Some(record) = record else { return Ok(None) };
+            found.add(&stored, record)?;
+        }
+        if found.newest_deadline > self.machine.header().time_ms {
+            return Ok(None);
+        }
+        let Some(index) = self.group.state.settled() else { return Ok(None) };
+        self.machine.reads.fetch_add(keys.len() as u64, Ordering::Relaxed);
+        Ok(Some((found.items, index)))
     }
 
     /// Scans a page after the caller's barrier; also whether there is more, and the log index included.

@@ -250,7 +250,7 @@ impl Group {
     /// A text when the group is stopped.
     pub async fn compact(&self, keep_bytes: u64) -> Result<(), String> {
         let log = self.state.log();
-        let applied = *self.state.applied_index().borrow();
+        let applied = self.state.applied();
         self.raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
         let done = |metrics: &openraft::RaftMetrics<TypeConfig>| {
             metrics.snapshot.is_some_and(|snapshot| snapshot.index >= applied)

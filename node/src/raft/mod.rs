@@ -18,7 +18,7 @@ pub mod peers;
 pub mod snapshot;
 pub mod state_machine;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 pub mod types;
 
 pub use content_hash::ContentHashError;

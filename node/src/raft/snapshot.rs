@@ -440,7 +440,7 @@ impl SnapshotReceiver {
     pub async fn discard_useless(&self, group: &Group) {
         let useless = {
             let mut all = self.partial.lock();
-            let applied = *group.state.applied_index().borrow();
+            let applied = group.state.applied();
             let useless = all.get(&group.replica).is_some_and(|partial| partial.stands <= applied);
             if useless { all.remove(&group.replica) } else { None }
         };

@@ -237,16 +237,28 @@ impl ReplicaState {
         self.applied_index.subscribe()
     }
 
+    /// Index of the last applied entry.
+    pub fn applied(&self) -> u64 {
+        *self.applied_index.borrow()
+    }
+
+    /// The index that a read includes, if no batch was under way of which it may have seen a part. Call it after reading.
+    pub fn settled(&self) -> Option<u64> {
+        let applying = self.applying.load(Ordering::Acquire);
+        let applied = self.applied();
+        (applied >= applying).then_some(applied)
+    }
+
     /// Waits until what a read may have seen of a batch under way is visible to every later read, in engine
     /// and cache alike, and answers the index that the read includes. Call it after reading.
     pub async fn settle(&self) -> u64 {
         let applying = self.applying.load(Ordering::Acquire);
-        let mut applied = self.applied_index.subscribe();
-        let now = *applied.borrow_and_update();
+        let now = self.applied();
         if now >= applying {
             return now;
         }
         // The sender lives as long as `self`.
+        let mut applied = self.applied_index.subscribe();
         applied.wait_for(|&applied| applied >= applying).await.map_or(now, |applied| *applied)
     }
 

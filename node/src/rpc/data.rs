@@ -6,11 +6,12 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use borough_proto::exchange::turn::others_first;
 use borough_proto::limits::DEADLINE_MAX;
-use borough_proto::{CollectionId, ShardId, wire};
+use borough_proto::{ClusterMap, CollectionId, ShardId, wire};
 use futures::stream::FuturesUnordered;
 use futures::{Stream, StreamExt};
 use prost::Message;
@@ -29,8 +30,16 @@ use crate::reorder;
 use crate::shard::{Clock, Shard, ShardReadError};
 use crate::state;
 
+#[cfg(test)]
+mod tests;
+mod together;
+
+use together::Together;
+
 /// Answers waiting to be packed, for one stream.
 const REPLIES_QUEUED_MAX: usize = 1024;
+/// Answers of a message that are ready at once before they are let go.
+const READY_MAX: usize = 32;
 /// Messages of one stream being answered; more are not read until answers are taken.
 const MESSAGES_MAX: usize = 4096;
 /// Answers packed into one message.
@@ -110,52 +119,83 @@ async fn receive(
         let (batch_node, replies, carried) = (Arc::clone(&node), replies.clone(), Arc::clone(&carried));
         // One task for a message, not for a request: what came together is answered together.
         node.tasks.spawn(async move {
-            let requests = message.requests.into_iter();
-            let mut pending: FuturesUnordered<_> =
-                requests.map(|request| carry(&batch_node, request, &carried)).collect();
-            while let Some((reply, _permit)) = pending.next().await {
-                // The caller went away: what is left still runs, its writes were accepted.
-                let _ = replies.send(reply).await;
-            }
+            answer_all(&batch_node, message.requests, &replies, &carried).await;
             drop(place);
         });
     }
 }
 
-/// Comes to a request's answer, each in the order in which they are let go.
+/// An answer, and the request's place, which it has until the answer is queued.
+type Answered<'a> = (wire::DataReply, Option<SemaphorePermit<'a>>);
+
+/// Answers the requests of one message, each when it is ready.
+async fn answer_all(
+    node: &Arc<Node>,
+    requests: Vec<wire::DataRequest>,
+    replies: &mpsc::Sender<wire::DataReply>,
+    carried: &reorder::Stream,
+) {
+    let arrived = Instant::now();
+    let mut together = Together::new(node, arrived);
+    let mut alone = FuturesUnordered::new();
+    let in_order = carried.in_order();
+    for request in requests {
+        // What overtakes others is not answered together with them.
+        let left = if in_order { together.take(request) } else { Some(request) };
+        if let Some(request) = left {
+            alone.push(carry(node, request, None, carried));
+        }
+    }
+    loop {
+        let (mut ready, mut left) = (Vec::new(), Vec::new());
+        std::future::poll_fn(|cx| {
+            together.poll(cx, &mut ready, &mut left);
+            for request in left.drain(..) {
+                alone.push(carry(node, request, Some(arrived), carried));
+            }
+            while ready.len() < READY_MAX
+                && let Poll::Ready(Some(answered)) = alone.poll_next_unpin(cx)
+            {
+                ready.push(answered);
+            }
+            let all = together.is_empty() && alone.is_empty();
+            if ready.is_empty() && !all { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+        if ready.is_empty() {
+            return;
+        }
+        let full = ready.len() >= READY_MAX;
+        // When the caller went away: what is left still runs, its writes were accepted.
+        if let Ok(room) = replies.reserve_many(ready.len()).await {
+            for (room, (reply, _permit)) in room.zip(ready) {
+                room.send(reply);
+            }
+        }
+        if full {
+            // Much was read at once: others have their turn.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Comes to a request's answer, each in the order in which they are let go. Its time counts from `arrived`, else from now on.
 async fn carry<'a>(
     node: &'a Arc<Node>,
     request: wire::DataRequest,
+    arrived: Option<Instant>,
     carried: &reorder::Stream,
-) -> (wire::DataReply, Option<SemaphorePermit<'a>>) {
+) -> Answered<'a> {
     carried.comes().await;
-    let answered = answer(node, request).await;
-    carried.leaves().await;
-    answered
-}
-
-/// The answer, and the request's place, which it has until the answer is queued.
-async fn answer(
-    node: &Arc<Node>,
-    request: wire::DataRequest,
-) -> (wire::DataReply, Option<SemaphorePermit<'_>>) {
-    let call = request.call;
+    let arrived = arrived.unwrap_or_else(Instant::now);
     let permit = node.requests.try_acquire().ok();
-    let mut reply = match permit {
-        Some(_) => serve(node, request).await,
+    let call = request.call;
+    let served = match permit {
+        Some(_) => serve(node, request, arrived).await,
         None => Served::fault(Fault::new(FaultCode::Busy, "limits.requests-max requests are in flight")),
     };
-    if matches!(reply.answer, Answer::Fault(_)) {
-        metrics::counter!("borough_data_faults_total").increment(1);
-    }
-    let reply = wire::DataReply {
-        call,
-        result: Some(std::mem::replace(&mut reply.answer, Answer::Fault(Fault::default()))),
-        node: node.node_id().get(),
-        epoch: reply.epoch,
-        index: reply.index,
-    };
-    (reply, permit)
+    carried.leaves().await;
+    (served.into_reply(node, call), permit)
 }
 
 struct Served {
@@ -168,39 +208,79 @@ impl Served {
     fn fault(fault: Fault) -> Self {
         Self { answer: Answer::Fault(fault), epoch: 0, index: 0 }
     }
+
+    fn into_reply(self, node: &Node, call: u64) -> wire::DataReply {
+        if matches!(self.answer, Answer::Fault(_)) {
+            metrics::counter!("borough_data_faults_total").increment(1);
+        }
+        wire::DataReply {
+            call,
+            result: Some(self.answer),
+            node: node.node_id().get(),
+            epoch: self.epoch,
+            index: self.index,
+        }
+    }
 }
 
-async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
-    // No caller holds a place for longer than the API's longest deadline, whatever it names.
-    let arrived = Instant::now();
-    let deadline = arrived + Duration::from_millis(u64::from(request.timeout_ms)).min(DEADLINE_MAX);
+/// When the caller has no use for the answer any more. None holds a place for longer than the API's longest deadline,
+/// whatever it names.
+fn deadline(request: &wire::DataRequest, arrived: Instant) -> Instant {
+    arrived + Duration::from_millis(u64::from(request.timeout_ms)).min(DEADLINE_MAX)
+}
+
+/// The replica that may answer the request, and its shard's epoch here.
+fn admitted(node: &Node, map: &ClusterMap, request: &wire::DataRequest) -> Result<(Shard, u64), Box<Served>> {
     let id = ShardId(request.shard);
-    let map = node.map.get();
     let info = map.shard(id);
     let epoch = info.map_or(0, |info| info.epoch);
+    let refused = |epoch: u64, detail: String| {
+        Box::new(Served { epoch, ..Served::fault(Fault::new(FaultCode::WrongEpoch, detail)) })
+    };
     let Some(shard) = node.shard(id) else {
-        return Served::fault(Fault::new(
-            FaultCode::WrongEpoch,
-            format!("this node has no replica of shard {id}"),
-        ));
+        return Err(refused(0, format!("this node has no replica of shard {id}")));
     };
     if request.epoch > epoch && !defect::has(Defect::IgnoreEpoch) {
         // I6: an answer from an older map than the caller's could be from the wrong members.
-        let detail = format!("shard {id} is at epoch {epoch} here, {} was named", request.epoch);
-        return Served { epoch, ..Served::fault(Fault::new(FaultCode::WrongEpoch, detail)) };
+        return Err(refused(
+            epoch,
+            format!("shard {id} is at epoch {epoch} here, {} was named", request.epoch),
+        ));
     }
     let own = node.node_id().get();
     if !info.is_some_and(|info| info.replicas.iter().any(|replica| replica.node == own)) {
         // I6: the map has come, and the replica that it takes away is not closed yet.
-        let detail = format!("this node has no replica of shard {id} at epoch {epoch}");
-        return Served { epoch, ..Served::fault(Fault::new(FaultCode::WrongEpoch, detail)) };
+        return Err(refused(epoch, format!("this node has no replica of shard {id} at epoch {epoch}")));
     }
     let here = |id: &str| map.shard_of_id(id).is_some_and(|info| info.id == request.shard);
-    if !request.op.as_ref().is_none_or(|op| ids(op).all(here)) {
-        let detail = format!("an id of the request does not lie in shard {id}");
-        return Served { epoch, ..Served::fault(Fault::new(FaultCode::WrongEpoch, detail)) };
+    let all_here = match &request.op {
+        Some(Op::Read(read)) => read.keys.iter().all(|key| here(&key.id)),
+        Some(Op::Write(write)) => ops(write).all(|op| here(&op.id)),
+        Some(Op::Scan(scan)) => scan.partition.as_deref().is_none_or(here),
+        None => true,
+    };
+    if !all_here {
+        return Err(refused(epoch, format!("an id of the request does not lie in shard {id}")));
     }
-    let known = |collection: u32| map.collection_by_id(CollectionId(collection)).is_some();
+    Ok((shard, epoch))
+}
+
+fn ops(write: &wire::Write) -> impl Iterator<Item = &wire::Op> {
+    write.command.iter().flat_map(|command| &command.units).flat_map(|unit| &unit.ops)
+}
+
+fn knows(map: &ClusterMap, collection: u32) -> bool {
+    map.collection_by_id(CollectionId(collection)).is_some()
+}
+
+async fn serve(node: &Arc<Node>, request: wire::DataRequest, arrived: Instant) -> Served {
+    let deadline = deadline(&request, arrived);
+    let map = node.map.get();
+    let (shard, epoch) = match admitted(node, &map, &request) {
+        Ok(admitted) => admitted,
+        Err(refused) => return *refused,
+    };
+    let known = |collection: u32| knows(&map, collection);
     let result = match request.op {
         Some(Op::Read(read)) => {
             if read.keys.iter().all(|key| known(key.collection)) {
@@ -217,8 +297,8 @@ async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
             }
         }
         Some(Op::Write(write)) => {
-            let command = write.command.unwrap_or_default();
-            if command.units.iter().flat_map(|unit| &unit.ops).all(|op| known(op.collection)) {
+            if ops(&write).all(|op| known(op.collection)) {
+                let command = write.command.unwrap_or_default();
                 // Boxed, or each read would take the room of a write.
                 Box::pin(serve_write(node, &shard, command, deadline)).await
             } else {
@@ -238,18 +318,6 @@ async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
             Served { answer, epoch, index }
         }
         Err(fault) => Served { epoch, ..Served::fault(fault) },
-    }
-}
-
-/// The ids that decide where a request belongs.
-fn ids(op: &Op) -> Box<dyn Iterator<Item = &str> + '_> {
-    match op {
-        Op::Read(read) => Box::new(read.keys.iter().map(|key| key.id.as_str())),
-        Op::Write(write) => {
-            let units = write.command.iter().flat_map(|command| &command.units);
-            Box::new(units.flat_map(|unit| &unit.ops).map(|op| op.id.as_str()))
-        }
-        Op::Scan(scan) => Box::new(scan.partition.iter().map(String::as_str)),
     }
 }
 

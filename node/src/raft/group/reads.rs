@@ -7,6 +7,7 @@ use borough_proto::{GroupId, ReplicaId, wire};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::{Instant as _, ReadPolicy, ServerState};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use wire::raft_frame::Body;
 
@@ -43,27 +44,29 @@ impl Group {
     /// elected nobody else.
     async fn leads_still(&self) -> Option<u64> {
         if defect::has(Defect::ReadWithoutQuorum) && self.is_leader() {
-            return Some(*self.state.applied_index().borrow());
+            return Some(self.state.applied());
         }
+        let outcome = self.ask_whether_it_leads()?;
+        // Whatever was acknowledged before the call was applied here before it: nobody else led.
+        outcome.await.unwrap_or(false).then(|| self.state.applied())
+    }
+
+    /// Asks a quorum of voters, together with all reads that wait, whether they have elected nobody else; `None` when this
+    /// replica may not ask. If they say so, what is applied here then includes every write acknowledged before the call.
+    pub fn ask_whether_it_leads(&self) -> Option<oneshot::Receiver<bool>> {
         // It would wait for nothing.
         if *self.state.deaf.borrow() {
             return None;
         }
-        let outcome = {
-            let mut current = self.round.lock();
-            match current.as_ref().and_then(|round| round.join()) {
-                Some(outcome) => outcome,
-                None => {
-                    let round = Arc::new(self.new_round()?);
-                    let outcome = round.join()?;
-                    self.confirmer.start(&round);
-                    *current = Some(round);
-                    outcome
-                }
-            }
-        };
-        // Whatever was acknowledged before the call was applied here before it: nobody else led.
-        outcome.await.unwrap_or(false).then(|| *self.state.applied_index().borrow())
+        let mut current = self.round.lock();
+        if let Some(outcome) = current.as_ref().and_then(|round| round.join()) {
+            return Some(outcome);
+        }
+        let round = Arc::new(self.new_round()?);
+        let outcome = round.join()?;
+        self.confirmer.start(&round);
+        *current = Some(round);
+        Some(outcome)
     }
 
     /// The question whether this replica leads, if it may: until an entry of its own term is applied, a leader may lack what
@@ -197,7 +200,7 @@ impl Group {
         // Until an entry of its own term is applied, a leader may lack what leaders before it acknowledged.
         let of_term = metrics.last_applied.as_ref().is_some_and(|id| parts(id).0 == metrics.current_term);
         let sent = metrics.last_quorum_acked.filter(|_| of_term)?.into_inner();
-        Some((*self.state.applied_index().borrow(), sent.elapsed()))
+        Some((self.state.applied(), sent.elapsed()))
     }
 
     /// The index, and how long before the answer it was complete.

@@ -110,7 +110,7 @@ async fn survives(log: &[wire::Command], events: &[(usize, Event)], dir: &Path) 
                     engine = buffered(Arc::clone(&memory) as Arc<dyn Engine>);
                     wal = open_wal(dir);
                     let stored = open_replica(1, &engine, &wal);
-                    let durable = *stored.applied_index().borrow();
+                    let durable = stored.applied();
                     let log = wal.group(ReplicaId(1)).unwrap();
                     let purged = log.state().purged.map_or(0, |(_, index)| index);
                     assert!(purged <= durable, "I2: purged {purged}, durably applied {durable}");

@@ -32,7 +32,7 @@ const BODY_BYTES: usize = 4_000;
 /// The first connection to carry so many bytes to the second node, which only a snapshot does, is cut.
 const CUT_AFTER_BYTES: u64 = 4 << 20;
 
-pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let give_up = Instant::now() + PATIENCE;
     while !holds().await {
         assert!(Instant::now() < give_up, "waited too long until {what}");
@@ -41,20 +41,20 @@ pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// A node that runs in this process.
-pub(super) struct Running {
+pub struct Running {
     data: PathBuf,
     stop: CancellationToken,
     done: tokio::task::JoinHandle<Result<(), lifecycle::RunError>>,
 }
 
 impl Running {
-    pub(super) fn start(tasks: &TaskTracker, config: Config) -> Self {
+    pub fn start(tasks: &TaskTracker, config: Config) -> Self {
         let (data, stop) = (config.data_dir.clone(), CancellationToken::new());
         let done = tasks.spawn(Box::pin(lifecycle::run(config, stop.clone())));
         Self { data, stop, done }
     }
 
-    pub(super) async fn address(&self) -> String {
+    pub async fn address(&self) -> String {
         let mut address = None;
         until("the node listens", async || {
             assert!(!self.done.is_finished(), "the node ended");
@@ -67,13 +67,13 @@ impl Running {
         address.unwrap()
     }
 
-    pub(super) async fn stop(self) {
+    pub async fn stop(self) {
         self.stop.cancel();
         self.done.await.unwrap().unwrap();
     }
 }
 
-pub(super) fn config(data_dir: &Path, engine: EngineKind, join: &[String]) -> Config {
+pub fn config(data_dir: &Path, engine: EngineKind, join: &[String]) -> Config {
     Config {
         data_dir: data_dir.to_owned(),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -237,14 +237,12 @@ fn is_purged(data: &Path) -> bool {
 }
 
 /// Spaces of a node on sled, as their directories are named.
-pub(super) fn generations(data: &Path) -> Vec<String> {
+pub fn generations(data: &Path) -> Vec<String> {
     let names = std::fs::read_dir(data.join("engine")).unwrap().map(|entry| entry.unwrap().file_name());
     names.filter_map(|name| Some(name.to_str()?.split_once("-g")?.1.to_owned())).collect()
 }
 
-pub(super) fn boxed<'a>(
-    test: impl Future<Output = ()> + 'a,
-) -> std::pin::Pin<Box<dyn Future<Output = ()> + 'a>> {
+pub fn boxed<'a>(test: impl Future<Output = ()> + 'a) -> std::pin::Pin<Box<dyn Future<Output = ()> + 'a>> {
     Box::pin(test)
 }
 

@@ -4,7 +4,7 @@
 mod confirm;
 mod content_hash;
 mod crash;
-mod growth;
+pub mod growth;
 mod install;
 mod maps;
 mod memory_loss;
@@ -102,6 +102,6 @@ fn copy_chunk(scan: &mut PointInTime, into: &dyn Space, chunk_bytes: usize) -> b
     true
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 }
