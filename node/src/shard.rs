@@ -129,8 +129,18 @@ fn stored_key(key: &wire::DocumentKey) -> Bytes {
     state::document_key(key.collection, &key.id, key.sort.as_deref())
 }
 
+/// How far a read came without waiting.
+pub enum ReadNow {
+    /// To the end, with the log index included.
+    Done(Vec<wire::ReadItem>, u64),
+    /// All but [`Shard::finish`]: a document has expired that the shard's time has not passed, or a batch is being applied.
+    Found(Found),
+    /// Another reader loads one of the documents.
+    Loading,
+}
+
 /// What a read has come to.
-struct Found {
+pub struct Found {
     items: Vec<wire::ReadItem>,
     now_ms: u64,
     /// Of the documents hidden because they have expired by `now_ms`; 0 when there is none.
@@ -181,21 +191,14 @@ impl Shard {
             let record = self.machine.cache.get_or_load(instance, stored.clone(), load).await?;
             found.add(&stored, record)?;
         }
-        self.machine.reads.fetch_add(keys.len() as u64, Ordering::Relaxed);
-        self.confirm_expired(found.newest_deadline, now_ms, clock).await?;
-        Ok((found.items, self.group.state.settle().await))
+        self.finish(found, clock).await
     }
 
-    /// [`read`](Self::read) by the leader's clock, if nothing has to be waited for: `None` while another reader loads one of
-    /// the documents, when one has expired that the shard's time has not passed, and while a batch is applied.
+    /// [`read`](Self::read) by the leader's clock, as far as nothing has to be waited for.
     ///
     /// # Errors
     /// [`StoreError`] of the engine.
-    pub fn read_now(
-        &self,
-        keys: &[wire::DocumentKey],
-        now_ms: u64,
-    ) -> Result<Option<(Vec<wire::ReadItem>, u64)>, StoreError> {
+    pub fn read_now(&self, keys: &[wire::DocumentKey], now_ms: u64) -> Result<ReadNow, StoreError> {
         let mut found = Found::new(keys.len(), now_ms);
         let space = self.group.state.space();
         let instance = space.space.instance();
@@ -203,15 +206,29 @@ impl Shard {
             let stored = stored_key(key);
             let load = || space.space.get(&stored);
             let record = self.machine.cache.get_or_load_now(instance, stored.clone(), load)?;
-            let Some(record) = record else { return Ok(None) };
+            let Some(record) = record else { return Ok(ReadNow::Loading) };
             found.add(&stored, record)?;
         }
         if found.newest_deadline > self.machine.header().time_ms {
-            return Ok(None);
+            return Ok(ReadNow::Found(found));
         }
-        let Some(index) = self.group.state.settled() else { return Ok(None) };
-        self.machine.reads.fetch_add(keys.len() as u64, Ordering::Relaxed);
-        Ok(Some((found.items, index)))
+        let Some(index) = self.group.state.settled() else { return Ok(ReadNow::Found(found)) };
+        self.machine.reads.fetch_add(found.items.len() as u64, Ordering::Relaxed);
+        Ok(ReadNow::Done(found.items, index))
+    }
+
+    /// Waits until every later read will see what `found` has seen; the items, and the log index included.
+    ///
+    /// # Errors
+    /// [`ShardReadError`].
+    pub async fn finish(
+        &self,
+        found: Found,
+        clock: Clock,
+    ) -> Result<(Vec<wire::ReadItem>, u64), ShardReadError> {
+        self.machine.reads.fetch_add(found.items.len() as u64, Ordering::Relaxed);
+        self.confirm_expired(found.newest_deadline, found.now_ms, clock).await?;
+        Ok((found.items, self.group.state.settle().await))
     }
 
     /// Scans a page after the caller's barrier; also whether there is more, and the log index included.

@@ -3,10 +3,11 @@
 //! One long-lived stream for each caller; answers leave in the order they are ready, packed together. A node
 //! answers only for shards it leads, or replicates for reads that may be stale, at the epoch named or newer (I6).
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use borough_proto::exchange::turn::others_first;
@@ -34,11 +35,11 @@ use crate::state;
 mod tests;
 mod together;
 
-use together::Together;
+use together::{Left, Together};
 
 /// Answers waiting to be packed, for one stream.
 const REPLIES_QUEUED_MAX: usize = 1024;
-/// Answers of a message that are ready at once before they are let go.
+/// Answers of a message that are let go at once, at most; below the number of those that may be queued.
 const READY_MAX: usize = 32;
 /// Messages of one stream being answered; more are not read until answers are taken.
 const MESSAGES_MAX: usize = 4096;
@@ -135,31 +136,32 @@ async fn answer_all(
     replies: &mpsc::Sender<wire::DataReply>,
     carried: &reorder::Stream,
 ) {
-    let arrived = Instant::now();
-    let mut together = Together::new(node, arrived);
+    let mut together = Together::new(node);
     let mut alone = FuturesUnordered::new();
     let in_order = carried.in_order();
     for request in requests {
         // What overtakes others is not answered together with them.
-        let left = if in_order { together.take(request) } else { Some(request) };
-        if let Some(request) = left {
-            alone.push(carry(node, request, None, carried));
+        let alone_it_is = if in_order { together.take(request) } else { Some(request) };
+        if let Some(request) = alone_it_is {
+            alone.push(carry(node, Coming::New(request), carried));
         }
     }
     loop {
         let (mut ready, mut left) = (Vec::new(), Vec::new());
         std::future::poll_fn(|cx| {
+            // First, so that many reads keep no write waiting.
+            take_ready(&mut alone, cx, &mut ready);
             together.poll(cx, &mut ready, &mut left);
-            for request in left.drain(..) {
-                alone.push(carry(node, request, Some(arrived), carried));
+            let full = ready.len() + left.len() >= READY_MAX;
+            alone.extend(left.drain(..).map(|left| carry(node, Coming::Left(left), carried)));
+            take_ready(&mut alone, cx, &mut ready);
+            if !ready.is_empty() || (together.is_empty() && alone.is_empty()) {
+                return Poll::Ready(());
             }
-            while ready.len() < READY_MAX
-                && let Poll::Ready(Some(answered)) = alone.poll_next_unpin(cx)
-            {
-                ready.push(answered);
+            if full {
+                cx.waker().wake_by_ref();
             }
-            let all = together.is_empty() && alone.is_empty();
-            if ready.is_empty() && !all { Poll::Pending } else { Poll::Ready(()) }
+            Poll::Pending
         })
         .await;
         if ready.is_empty() {
@@ -179,19 +181,36 @@ async fn answer_all(
     }
 }
 
-/// Comes to a request's answer, each in the order in which they are let go. Its time counts from `arrived`, else from now on.
-async fn carry<'a>(
-    node: &'a Arc<Node>,
-    request: wire::DataRequest,
-    arrived: Option<Instant>,
-    carried: &reorder::Stream,
-) -> Answered<'a> {
+/// Adds to `ready` what those that run alone have come to, until it is full.
+fn take_ready<'a>(
+    alone: &mut FuturesUnordered<impl Future<Output = Answered<'a>>>,
+    cx: &mut Context<'_>,
+    ready: &mut Vec<Answered<'a>>,
+) {
+    while ready.len() < READY_MAX
+        && let Poll::Ready(Some(answered)) = alone.poll_next_unpin(cx)
+    {
+        ready.push(answered);
+    }
+}
+
+/// What is answered by itself.
+enum Coming<'a> {
+    New(wire::DataRequest),
+    Left(Left<'a>),
+}
+
+/// Comes to a request's answer, each in the order in which they are let go.
+async fn carry<'a>(node: &'a Arc<Node>, coming: Coming<'a>, carried: &reorder::Stream) -> Answered<'a> {
+    let request = match coming {
+        Coming::New(request) => request,
+        Coming::Left(left) => return Box::pin(left.answer(node)).await,
+    };
     carried.comes().await;
-    let arrived = arrived.unwrap_or_else(Instant::now);
     let permit = node.requests.try_acquire().ok();
     let call = request.call;
     let served = match permit {
-        Some(_) => serve(node, request, arrived).await,
+        Some(_) => serve(node, request).await,
         None => Served::fault(Fault::new(FaultCode::Busy, "limits.requests-max requests are in flight")),
     };
     carried.leaves().await;
@@ -207,6 +226,11 @@ struct Served {
 impl Served {
     fn fault(fault: Fault) -> Self {
         Self { answer: Answer::Fault(fault), epoch: 0, index: 0 }
+    }
+
+    fn read(node: &Node, epoch: u64, arrived: Instant, items: Vec<wire::ReadItem>, index: u64) -> Self {
+        node.groups.answered(false, arrived.elapsed());
+        Self { answer: Answer::Read(wire::ReadReply { items }), epoch, index }
     }
 
     fn into_reply(self, node: &Node, call: u64) -> wire::DataReply {
@@ -273,7 +297,8 @@ fn knows(map: &ClusterMap, collection: u32) -> bool {
     map.collection_by_id(CollectionId(collection)).is_some()
 }
 
-async fn serve(node: &Arc<Node>, request: wire::DataRequest, arrived: Instant) -> Served {
+async fn serve(node: &Arc<Node>, request: wire::DataRequest) -> Served {
+    let arrived = Instant::now();
     let deadline = deadline(&request, arrived);
     let map = node.map.get();
     let (shard, epoch) = match admitted(node, &map, &request) {
@@ -329,6 +354,23 @@ fn late() -> Fault {
     Fault::new(FaultCode::DeadlineExceeded, "the deadline passed")
 }
 
+/// A read changes nothing, whatever happened to it.
+fn read_late() -> Fault {
+    late().with_outcome(wire::Outcome::NotApplied)
+}
+
+/// What a read comes to before its deadline.
+async fn in_time<T>(deadline: Instant, reading: impl Future<Output = T>) -> Result<T, Fault> {
+    tokio::time::timeout_at(deadline, reading).await.map_err(|_| read_late())
+}
+
+fn read_fault(error: ReadError) -> Fault {
+    match error {
+        ReadError::NotLeader { leader } => Fault::not_leader(leader),
+        ReadError::NotFresh(detail) => Fault::new(FaultCode::NotFresh, detail),
+    }
+}
+
 /// Waits until this replica may answer a read of that freshness; whose clock then counts.
 async fn barrier(
     shard: &Shard,
@@ -336,15 +378,9 @@ async fn barrier(
     deadline: Instant,
 ) -> Result<Clock, Fault> {
     let not_fresh = |detail: String| Fault::new(FaultCode::NotFresh, detail);
-    let read_fault = |error: ReadError| match error {
-        ReadError::NotLeader { leader } => Fault::not_leader(leader),
-        ReadError::NotFresh(detail) => not_fresh(detail),
-    };
     let freshness = freshness.unwrap_or_default();
     if freshness.max_stale_ms.is_none() && freshness.min_index.is_none() {
-        let read = tokio::time::timeout_at(deadline, shard.group.read_index()).await;
-        // A read changes nothing, whatever happened to it.
-        read.map_err(|_| late().with_outcome(wire::Outcome::NotApplied))?.map_err(read_fault)?;
+        in_time(deadline, shard.group.read_index()).await?.map_err(read_fault)?;
         return Ok(Clock::Leader);
     }
     let patience = deadline.min(Instant::now() + CATCH_UP_MAX);
@@ -365,10 +401,8 @@ async fn barrier(
 
 fn read_failed(error: ShardReadError) -> Fault {
     match error {
-        ShardReadError::Barrier(ReadError::NotLeader { leader }) => Fault::not_leader(leader),
-        ShardReadError::Barrier(ReadError::NotFresh(detail)) | ShardReadError::Time(detail) => {
-            Fault::new(FaultCode::NotFresh, detail)
-        }
+        ShardReadError::Barrier(error) => read_fault(error),
+        ShardReadError::Time(detail) => Fault::new(FaultCode::NotFresh, detail),
         ShardReadError::Store(error) => {
             tracing::error!(%error, "engine read failed");
             Fault::new(FaultCode::Internal, error.to_string()).with_outcome(wire::Outcome::NotApplied)
@@ -384,20 +418,14 @@ fn read_time(shard: &Shard) -> u64 {
 async fn serve_read(shard: &Shard, read: wire::Read, deadline: Instant) -> Result<(Answer, u64), Fault> {
     let clock = barrier(shard, read.freshness, deadline).await?;
     let reading = shard.read(&read.keys, read_time(shard), clock);
-    let (items, index) = tokio::time::timeout_at(deadline, reading)
-        .await
-        .map_err(|_| late().with_outcome(wire::Outcome::NotApplied))?
-        .map_err(read_failed)?;
+    let (items, index) = in_time(deadline, reading).await?.map_err(read_failed)?;
     Ok((Answer::Read(wire::ReadReply { items }), index))
 }
 
 async fn serve_scan(shard: &Shard, scan: wire::Scan, deadline: Instant) -> Result<(Answer, u64), Fault> {
     let clock = barrier(shard, scan.freshness, deadline).await?;
     let scanning = shard.scan(scan, read_time(shard), clock);
-    let (items, more, index) = tokio::time::timeout_at(deadline, scanning)
-        .await
-        .map_err(|_| late().with_outcome(wire::Outcome::NotApplied))?
-        .map_err(read_failed)?;
+    let (items, more, index) = in_time(deadline, scanning).await?.map_err(read_failed)?;
     Ok((Answer::Scan(wire::ScanReply { items, more }), index))
 }
 

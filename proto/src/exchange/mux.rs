@@ -60,7 +60,7 @@ pub struct Limits {
     pub batch_frames_max: usize,
     /// Bytes after which a message is closed; one larger call still travels, alone.
     pub batch_bytes_max: usize,
-    /// Calls are out and nothing at all was heard for this long: the stream is given up.
+    /// Calls went out and nothing at all was heard for this long: the stream is given up.
     pub stall: Duration,
 }
 
@@ -138,7 +138,7 @@ struct State<P: Protocol> {
     driver: Option<Waker>,
     /// Calls that were sent, not answered and not given up.
     out: usize,
-    /// Since when calls are out and nothing was heard.
+    /// Since when nothing was heard although something is due: of calls that are out, or were and were given up since.
     silent_since: Option<Instant>,
     phase: Phase,
 }

@@ -27,6 +27,14 @@ impl Group {
         if let Some(applied) = self.leads_still().await {
             return Ok(applied);
         }
+        self.read_index_by_heartbeat().await
+    }
+
+    /// [`read_index`](Self::read_index) by Raft's own messages, for whoever had no answer otherwise.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read_index_by_heartbeat(&self) -> Result<u64, ReadError> {
         // Boxed, like all that seldom happens: what each call may have to wait for takes room in each.
         let index = Box::pin(self.confirmed_by_heartbeat()).await?;
         self.wait_applied(index).await?;

@@ -1,9 +1,9 @@
 //! Linearizable reads that came in one message, answered without a future or a timer for each.
 //!
-//! What they have in common is done once: the map is looked up, each group is asked once whether it leads (I4: all of them
-//! arrived before it was asked), and one timer waits for the nearest deadline. As soon as a group has its answer its
-//! reads are served from the cache or the engine, whatever other groups do. A read that has to wait for anything else is
-//! handed back, to be answered as if it had come alone.
+//! What they have in common is done once: the map is looked up, each group is asked once whether it leads (all of them
+//! arrived before it is asked), and one timer waits for the nearest deadline. As soon as a group has its answer its
+//! reads are served from the cache or the engine, whatever other groups do: the barrier before hits and misses alike is
+//! that answer (I7). A read that has to wait for anything else goes on alone, from where it stands.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,12 +13,15 @@ use std::task::{Context, Poll};
 use borough_proto::{ClusterMap, wire};
 use tokio::sync::{SemaphorePermit, oneshot};
 use tokio::time::{Instant, Sleep};
-use wire::data_reply::Result as Answer;
 use wire::data_request::Op;
 
-use super::{Answered, READY_MAX, Served, admitted, deadline, knows, late, read_failed, read_time};
+use super::{
+    Answered, READY_MAX, Served, admitted, deadline, in_time, knows, read_failed, read_fault, read_late,
+    read_time,
+};
+use crate::defect::{self, Defect};
 use crate::node::Node;
-use crate::shard::Shard;
+use crate::shard::{Clock, Found, ReadNow, Shard};
 
 /// The reads of a message that wait for their groups.
 pub(super) struct Together<'a> {
@@ -32,8 +35,8 @@ pub(super) struct Together<'a> {
 
 /// A group that was asked whether it leads, and what is read of it.
 struct Asked<'a> {
-    id: u32,
     shard: Shard,
+    id: u32,
     epoch: u64,
     leads: oneshot::Receiver<bool>,
     /// What came of it.
@@ -42,16 +45,36 @@ struct Asked<'a> {
 }
 
 struct Waiting<'a> {
-    request: wire::DataRequest,
+    call: u64,
+    read: wire::Read,
     deadline: Instant,
     /// Its place among the requests in flight (I8).
     permit: SemaphorePermit<'a>,
 }
 
+/// A read that goes on alone.
+pub(super) struct Left<'a> {
+    shard: Shard,
+    epoch: u64,
+    arrived: Instant,
+    waiting: Waiting<'a>,
+    next: Next,
+}
+
+/// What it has to wait for.
+enum Next {
+    /// The question whether the group leads had no answer: the group's own messages ask it.
+    Barrier,
+    /// Another reader's load.
+    Read,
+    /// What was read, until all later reads see it, too.
+    Finish(Found),
+}
+
 impl<'a> Together<'a> {
-    /// For the reads of a message that arrived then.
-    pub(super) fn new(node: &'a Node, arrived: Instant) -> Self {
-        Self { node, map: node.map.get(), arrived, groups: Vec::new(), timer: None }
+    /// For the reads of a message that has arrived just now.
+    pub(super) fn new(node: &'a Node) -> Self {
+        Self { node, map: node.map.get(), arrived: Instant::now(), groups: Vec::new(), timer: None }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -63,7 +86,10 @@ impl<'a> Together<'a> {
         let Some(Op::Read(read)) = &request.op else { return Some(request) };
         let stale_will_do =
             read.freshness.is_some_and(|asked| asked.max_stale_ms.is_some() || asked.min_index.is_some());
-        if stale_will_do || !read.keys.iter().all(|key| knows(&self.map, key.collection)) {
+        if stale_will_do
+            || defect::has(Defect::ReadWithoutQuorum)
+            || !read.keys.iter().all(|key| knows(&self.map, key.collection))
+        {
             return Some(request);
         }
         let Ok((shard, epoch)) = admitted(self.node, &self.map, &request) else { return Some(request) };
@@ -72,26 +98,27 @@ impl<'a> Together<'a> {
             Some(index) => self.groups.get_mut(index),
             None => shard.group.ask_whether_it_leads().map(|leads| {
                 let id = request.shard;
-                let asked = Asked { id, shard, epoch, leads, confirmed: None, reads: Vec::new() };
+                let asked = Asked { shard, id, epoch, leads, confirmed: None, reads: Vec::new() };
                 self.groups.push_mut(asked)
             }),
         };
         let Some(asked) = asked else { return Some(request) };
         let deadline = deadline(&request, self.arrived);
-        asked.reads.push(Waiting { request, deadline, permit });
+        let wire::DataRequest { call, op: Some(Op::Read(read)), .. } = request else { return None };
+        asked.reads.push(Waiting { call, read, deadline, permit });
         None
     }
 
-    /// Adds to `ready` what can be answered now, about [`READY_MAX`] at most, and to `left` what has to wait for more than its
-    /// group. Wakes the task when there may be more.
+    /// Adds to `ready` what can be answered now and to `left` what has to wait for more than its group, until there are
+    /// [`READY_MAX`] of both. Below that the task is woken when there is more.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
         ready: &mut Vec<Answered<'a>>,
-        left: &mut Vec<wire::DataRequest>,
+        left: &mut Vec<Left<'a>>,
     ) {
         let mut index = 0;
-        while ready.len() < READY_MAX
+        while ready.len() + left.len() < READY_MAX
             && let Some(asked) = self.groups.get_mut(index)
         {
             if asked.confirmed.is_none()
@@ -99,14 +126,11 @@ impl<'a> Together<'a> {
             {
                 asked.confirmed = Some(leads.unwrap_or(false));
             }
-            match asked.confirmed {
-                Some(true) => asked.serve(self.node, self.arrived, ready, left),
-                Some(false) => left.extend(asked.reads.drain(..).map(|waiting| waiting.request)),
-                None => {
-                    index += 1;
-                    continue;
-                }
-            }
+            let Some(confirmed) = asked.confirmed else {
+                index += 1;
+                continue;
+            };
+            asked.serve(confirmed, self.node, self.arrived, ready, left);
             if asked.reads.is_empty() {
                 self.groups.swap_remove(index);
             }
@@ -116,7 +140,7 @@ impl<'a> Together<'a> {
         }
     }
 
-    /// Answers the reads whose time is up.
+    /// Answers reads whose time is up, at most [`READY_MAX`].
     fn expire(&mut self, cx: &mut Context<'_>, ready: &mut Vec<Answered<'a>>) {
         let waiting = self.groups.iter().flat_map(|asked| &asked.reads);
         let Some(nearest) = waiting.map(|waiting| waiting.deadline).min() else { return };
@@ -127,46 +151,76 @@ impl<'a> Together<'a> {
         if timer.as_mut().poll(cx).is_pending() {
             return;
         }
+        self.timer = None;
         for asked in &mut self.groups {
-            let epoch = asked.epoch;
-            for waiting in asked.reads.extract_if(.., |waiting| waiting.deadline <= nearest) {
-                // A read changes nothing, whatever happened to it.
-                let fault = late().with_outcome(wire::Outcome::NotApplied);
-                let served = Served { epoch, ..Served::fault(fault) };
-                ready.push((served.into_reply(self.node, waiting.request.call), Some(waiting.permit)));
+            let room = READY_MAX.saturating_sub(ready.len());
+            let late = asked.reads.extract_if(.., |waiting| waiting.deadline <= nearest).take(room);
+            for waiting in late {
+                let served = Served { epoch: asked.epoch, ..Served::fault(read_late()) };
+                ready.push((served.into_reply(self.node, waiting.call), Some(waiting.permit)));
             }
         }
         self.groups.retain(|asked| !asked.reads.is_empty());
-        self.timer = None;
     }
 }
 
 impl<'a> Asked<'a> {
-    /// Reads after the group has said that it leads.
+    /// Serves reads after the group has said whether it leads.
     fn serve(
         &mut self,
+        leads: bool,
         node: &Node,
         arrived: Instant,
         ready: &mut Vec<Answered<'a>>,
-        left: &mut Vec<wire::DataRequest>,
+        left: &mut Vec<Left<'a>>,
     ) {
         let now = read_time(&self.shard);
-        while ready.len() < READY_MAX
-            && let Some(Waiting { request, permit, .. }) = self.reads.pop()
+        while ready.len() + left.len() < READY_MAX
+            && let Some(waiting) = self.reads.pop()
         {
-            let Some(Op::Read(read)) = &request.op else { continue };
-            let served = match self.shard.read_now(&read.keys, now) {
-                Ok(Some((items, index))) => {
-                    node.groups.answered(false, arrived.elapsed());
-                    Served { answer: Answer::Read(wire::ReadReply { items }), epoch: self.epoch, index }
-                }
-                Ok(None) => {
-                    left.push(request);
+            let read = leads.then(|| self.shard.read_now(&waiting.read.keys, now));
+            let next = match read {
+                Some(Ok(ReadNow::Done(items, index))) => {
+                    let served = Served::read(node, self.epoch, arrived, items, index);
+                    ready.push((served.into_reply(node, waiting.call), Some(waiting.permit)));
                     continue;
                 }
-                Err(error) => Served { epoch: self.epoch, ..Served::fault(read_failed(error.into())) },
+                Some(Err(error)) => {
+                    let served = Served { epoch: self.epoch, ..Served::fault(read_failed(error.into())) };
+                    ready.push((served.into_reply(node, waiting.call), Some(waiting.permit)));
+                    continue;
+                }
+                Some(Ok(ReadNow::Found(found))) => Next::Finish(found),
+                Some(Ok(ReadNow::Loading)) => Next::Read,
+                None => Next::Barrier,
             };
-            ready.push((served.into_reply(node, request.call), Some(permit)));
+            left.push(Left { shard: self.shard.clone(), epoch: self.epoch, arrived, waiting, next });
         }
+    }
+}
+
+impl<'a> Left<'a> {
+    pub(super) async fn answer(self, node: &Node) -> Answered<'a> {
+        let Self { shard, epoch, arrived, waiting: Waiting { call, read, deadline, permit }, next } = self;
+        let reading = async {
+            if matches!(next, Next::Barrier) {
+                let asking = shard.group.read_index_by_heartbeat();
+                in_time(deadline, asking).await?.map_err(read_fault)?;
+            }
+            let read = async {
+                match next {
+                    Next::Finish(found) => shard.finish(found, Clock::Leader).await,
+                    Next::Barrier | Next::Read => {
+                        shard.read(&read.keys, read_time(&shard), Clock::Leader).await
+                    }
+                }
+            };
+            in_time(deadline, read).await?.map_err(read_failed)
+        };
+        let served = match reading.await {
+            Ok((items, index)) => Served::read(node, epoch, arrived, items, index),
+            Err(fault) => Served { epoch, ..Served::fault(fault) },
+        };
+        (served.into_reply(node, call), Some(permit))
     }
 }
