@@ -38,11 +38,19 @@ fn schedules_keep_every_promise() {
     assert!(sum("calls_ok") > 5000 && sum("faults") > 200, "{outcomes:#?}");
 }
 
+/// What a seed leads to changes with every change of what is simulated, and most lies end a node before anybody misses a write.
+/// So seeds are tried until one shows it; of a hundred about a tenth do.
 #[test]
 fn disks_that_acknowledge_before_they_have_written_are_found_out() {
-    let outcomes = run("28..35", &["--lying-disks"]);
-    let violations = outcomes.values().flat_map(|outcome| outcome["violations"].as_array().unwrap());
-    // Not only logs that cannot be: also acknowledged writes that are gone.
-    let lost = violations.filter(|violation| violation.as_str().unwrap().starts_with("lost"));
-    assert!(lost.count() > 0, "{outcomes:#?}");
+    let mut told = Vec::new();
+    for first in (28..156).step_by(8) {
+        let outcomes = run(&format!("{first}..{}", first + 7), &["--lying-disks"]);
+        let violations = outcomes.values().flat_map(|outcome| outcome["violations"].as_array().unwrap());
+        told.extend(violations.map(|violation| violation.as_str().unwrap().to_owned()));
+        // Not only logs that cannot be: also acknowledged writes that are gone.
+        if told.iter().any(|told| told.starts_with("lost") || told.starts_with("stale read or lost write")) {
+            return;
+        }
+    }
+    panic!("no acknowledged write was missed: {told:#?}");
 }
