@@ -39,7 +39,7 @@ fn schedules_keep_every_promise() {
 }
 
 /// What a seed leads to changes with every change of what is simulated, and most lies end a node before anybody misses a write.
-/// So seeds are tried until one shows it; of a hundred about a tenth do.
+/// So seeds are tried until one shows it, as about one of sixteen does.
 #[test]
 fn disks_that_acknowledge_before_they_have_written_are_found_out() {
     let mut told = Vec::new();
@@ -48,7 +48,7 @@ fn disks_that_acknowledge_before_they_have_written_are_found_out() {
         let violations = outcomes.values().flat_map(|outcome| outcome["violations"].as_array().unwrap());
         told.extend(violations.map(|violation| violation.as_str().unwrap().to_owned()));
         // Not only logs that cannot be: also acknowledged writes that are gone.
-        if told.iter().any(|told| told.starts_with("lost") || told.starts_with("stale read or lost write")) {
+        if told.iter().any(|told| told.starts_with("lost")) {
             return;
         }
     }
