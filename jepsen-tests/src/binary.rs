@@ -7,6 +7,10 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, ensure};
 
+/// The variable that names the binary under test.
+pub const BINARY: &str = "JEPSEN_BIN";
+/// The variable that names the library for faults of disk and clocks.
+pub const PRELOAD: &str = "JEPSEN_PRELOAD";
 /// The root of the workspace.
 const WORKSPACE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -24,7 +28,7 @@ pub fn path() -> anyhow::Result<&'static Path> {
 }
 
 fn find() -> anyhow::Result<PathBuf> {
-    made("JEPSEN_BIN", "borough", &["-p", "borough", "--bin", "borough", "--all-features"])
+    made(BINARY, "borough", &["-p", "borough", "--bin", "borough", "--all-features"])
 }
 
 /// The library for faults of disk and clocks: `JEPSEN_PRELOAD`, else the one in the target directory, made like the binary.
@@ -32,7 +36,21 @@ fn find() -> anyhow::Result<PathBuf> {
 /// # Errors
 /// As [`path`].
 pub fn preload() -> anyhow::Result<PathBuf> {
-    made("JEPSEN_PRELOAD", "libjepsen_preload.so", &["-p", "jepsen-preload"])
+    made(PRELOAD, "libjepsen_preload.so", &["-p", "jepsen-preload"])
+}
+
+/// Whether the library that [`PRELOAD`] names is there and a library, if it names one.
+///
+/// # Errors
+/// What it is instead.
+pub fn named_preload() -> anyhow::Result<()> {
+    let Some(path) = std::env::var_os(PRELOAD).map(PathBuf::from) else { return Ok(()) };
+    let mut magic = [0; 4];
+    let read =
+        std::fs::File::open(&path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut magic));
+    read.with_context(|| format!("read {PRELOAD}={}", path.display()))?;
+    ensure!(magic == *b"\x7fELF", "{PRELOAD}={} is no shared library", path.display());
+    Ok(())
 }
 
 /// The file `name` that `variable` names or that cargo makes of `what`.

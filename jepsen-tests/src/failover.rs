@@ -77,7 +77,7 @@ pub async fn run(failover: &Failover) -> anyhow::Result<Summary> {
         let kill = Box::pin(kill_one(&mut cluster, &probes, &stalls, &mut rng, number)).await;
         let kill = kill.context(NotHealed(number))?;
         writeln!(lines, "{}", serde_json::to_string(&kill)?).context("write failover.jsonl")?;
-        println!("{kill}");
+        crate::say(&kill);
         summary.add(&kill)?;
         cluster.wait_whole(HEAL_LIMIT).await.context(NotHealed(number))?;
     }

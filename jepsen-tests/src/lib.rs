@@ -37,3 +37,9 @@ pub mod stall;
 pub mod timeline;
 pub mod wait;
 pub mod workload;
+
+/// Prints a line; whoever reads may have gone.
+pub fn say(line: impl std::fmt::Display) {
+    use std::io::Write as _;
+    let _gone = writeln!(std::io::stdout(), "{line}");
+}

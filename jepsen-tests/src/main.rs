@@ -8,9 +8,12 @@ use clap::{Args, Parser, Subcommand};
 use jepsen_tests::failover::{self, Failover};
 use jepsen_tests::nemesis::Nemesis;
 use jepsen_tests::runner::{Engine, Plan, Report, check_file, list, run, run_all, table};
+use jepsen_tests::say;
 use jepsen_tests::workload::{Through, Workload};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// A week.
+const SECONDS_MAX: u64 = 7 * 24 * 3600;
 /// Exit code after SIGINT, SIGTERM or SIGHUP.
 const INTERRUPTED: u8 = 130;
 
@@ -43,7 +46,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct Common {
     /// Length of the load with its faults; starting, healing and judging come on top
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX))]
     seconds: u64,
     /// Decides the schedule of faults and what callers ask
     #[arg(long, default_value_t = 1)]
@@ -54,6 +57,12 @@ struct Common {
     /// Storage engine of the nodes, `sled` or `fjall`
     #[arg(long, value_parser = engine)]
     engine: Option<Engine>,
+    /// Call through the client crate instead of REST
+    #[arg(long)]
+    client: bool,
+    /// The same, straight to the nodes
+    #[arg(long, conflicts_with = "client")]
+    direct: bool,
     /// Another build of borough, for the nemesis `upgrade`; else JEPSEN_OTHER_BIN. See jepsen-tests/other-build
     #[arg(long, value_name = "FILE")]
     other_binary: Option<PathBuf>,
@@ -83,12 +92,6 @@ struct RunArgs {
     rate: u32,
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
     routers: u8,
-    /// Call through the client crate (register, counter, idempotent)
-    #[arg(long)]
-    client: bool,
-    /// The same, straight to the nodes
-    #[arg(long, conflicts_with = "client")]
-    direct: bool,
     /// Show workloads and nemeses
     #[arg(long)]
     list: bool,
@@ -138,6 +141,16 @@ struct AllArgs {
     common: Common,
 }
 
+impl Common {
+    fn through(&self) -> Through {
+        match (self.client, self.direct) {
+            (_, true) => Through::Direct,
+            (true, false) => Through::Client,
+            (false, false) => Through::Rest,
+        }
+    }
+}
+
 fn workload(name: &str) -> Result<Workload, String> {
     Workload::named(name).ok_or_else(|| "see --list".to_owned())
 }
@@ -184,19 +197,13 @@ async fn interrupted() {
     }
 }
 
-/// Prints a line; whoever reads may have gone.
-fn say(line: impl std::fmt::Display) {
-    use std::io::Write as _;
-    let _gone = writeln!(std::io::stdout(), "{line}");
-}
-
 async fn carry_out(cli: Cli) -> ExitCode {
     let reports = match cli.command {
         Some(Command::All(AllArgs { only, common })) => {
             let length = Duration::from_secs(common.seconds);
-            let reports =
-                run_all(length, common.seed, &only, common.artefacts, common.engine, common.other_binary)
-                    .await;
+            let through = common.through();
+            let Common { seed, artefacts, engine, other_binary, .. } = common;
+            let reports = run_all(length, seed, &only, artefacts, engine, other_binary, through).await;
             if reports.is_empty() {
                 eprintln!("no run's WORKLOAD/NEMESIS contains any of {only:?}; see --list");
             }
@@ -265,6 +272,7 @@ fn check(args: &CheckArgs) -> ExitCode {
 
 fn plan(workload: Workload, args: RunArgs) -> Plan {
     let common = args.common;
+    let through = common.through();
     let plan = Plan::new(workload, args.nemesis, Duration::from_secs(common.seconds), common.seed);
     Plan {
         nodes: args.nodes.map_or(plan.nodes, usize::from),
@@ -276,11 +284,7 @@ fn plan(workload: Workload, args: RunArgs) -> Plan {
         engine: common.engine,
         other_binary: common.other_binary,
         defect: args.defect,
-        through: match (args.client, args.direct) {
-            (_, true) => Through::Direct,
-            (true, false) => Through::Client,
-            (false, false) => Through::Rest,
-        },
+        through,
         ..plan
     }
 }

@@ -174,7 +174,8 @@ impl Nemesis {
             }
             Self::Upgrade => "a rolling restart with another build, and back later (--other-binary)",
             Self::Mix => {
-                "all of these at random, one after the other, but for upgrade, bit-flip and wrong clocks"
+                "all of these at random, one after the other, but for upgrade, bit-flip and wrong clocks; ring and bridge \
+                 only with five nodes, faults of the disk only where they can be made"
             }
         }
     }
@@ -256,6 +257,19 @@ impl Nemesis {
             Self::PartitionRing | Self::PartitionBridge => 5,
             _ if self == Self::None => 1,
             _ => 3,
+        }
+    }
+
+    /// Fewest nodes with which it is all that it can be.
+    pub fn nodes_wanted(self) -> usize {
+        match self {
+            Self::Mix => Self::ALL
+                .into_iter()
+                .filter(|nemesis| nemesis.mixes())
+                .map(Self::nodes_min)
+                .max()
+                .unwrap_or(3),
+            _ => self.nodes_min(),
         }
     }
 
@@ -345,13 +359,32 @@ pub fn schedule(nemeses: &[Nemesis], seed: u64, length: Duration, means: Means) 
     events
 }
 
+/// What `mix` is made of, and whether these means allow it.
+fn mixed(means: Means) -> impl Iterator<Item = (Nemesis, bool)> {
+    let mixes = Nemesis::ALL.into_iter().filter(|nemesis| nemesis.mixes());
+    mixes.map(move |nemesis| {
+        (nemesis, nemesis.nodes_min() <= means.nodes && (means.preload || !nemesis.needs_preload()))
+    })
+}
+
+/// What `mix` does without, with these means; `no_preload` says why there is no library.
+pub fn left_out(means: Means, no_preload: impl Fn() -> String) -> Vec<String> {
+    let missing = mixed(means).filter(|(_, possible)| !possible);
+    let told = missing.map(|(nemesis, _)| {
+        let why = if nemesis.nodes_min() > means.nodes {
+            format!("it takes at least {} nodes", nemesis.nodes_min())
+        } else {
+            no_preload()
+        };
+        format!("{}: {why}", nemesis.name())
+    });
+    told.collect()
+}
+
 /// What `mix` does next.
 fn any(rng: &mut StdRng, means: Means) -> Nemesis {
-    let possible: Vec<Nemesis> = Nemesis::ALL
-        .into_iter()
-        .filter(|nemesis| nemesis.mixes() && nemesis.nodes_min() <= means.nodes)
-        .filter(|nemesis| means.preload || !nemesis.needs_preload())
-        .collect();
+    let possible: Vec<Nemesis> =
+        mixed(means).filter(|(_, possible)| *possible).map(|(nemesis, _)| nemesis).collect();
     let at = rng.random_range(0..possible.len().max(1));
     possible.get(at).copied().unwrap_or(Nemesis::KillLeader)
 }

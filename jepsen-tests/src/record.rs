@@ -2,9 +2,10 @@
 //!
 //! A line is an invocation or the end of one. Both are stamped under one lock, so a history is in the order of
 //! its times, and a call's two stamps enclose the time in which it can have taken effect. Lines go to a file at once:
-//! a run that is cut keeps what it had. The EDN form is in `record/edn.rs`.
+//! a run that is cut keeps what it had. The EDN form is in `record/edn.rs`, what Jepsen's checkers take in `record/tools.rs`.
 
 mod edn;
+pub mod tools;
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -19,7 +20,7 @@ use serde_json::Value;
 
 pub use edn::{EdnError, read_edn, write_edn};
 
-/// The process number of the one who makes the faults; its lines are no calls.
+/// The process number of the one who makes the faults, -1 in JSON; its lines are no calls.
 pub const NEMESIS: u64 = u64::MAX;
 
 /// How a call ended, as its caller knows it (I9).
@@ -42,6 +43,7 @@ pub struct Record {
     #[serde(rename = "time", alias = "time_ns")]
     pub time_ns: u64,
     /// [`NEMESIS`] for a fault.
+    #[serde(with = "process_number")]
     pub process: u64,
     #[serde(rename = "type", alias = "kind")]
     pub kind: Kind,
@@ -50,6 +52,27 @@ pub struct Record {
     pub value: Value,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// Whatever reads histories takes processes for integers of 64 bits with a sign.
+mod process_number {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use super::NEMESIS;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub fn serialize<S: Serializer>(process: &u64, to: S) -> Result<S::Ok, S::Error> {
+        if *process == NEMESIS { to.serialize_i64(-1) } else { to.serialize_u64(*process) }
+    }
+
+    /// Earlier histories have [`NEMESIS`] itself.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        let number = serde_json::Number::deserialize(from)?;
+        if number.as_i64() == Some(-1) {
+            return Ok(NEMESIS);
+        }
+        number.as_u64().ok_or_else(|| de::Error::custom(format!("{number} is no process")))
+    }
 }
 
 /// A call: an invocation and its end.

@@ -29,6 +29,19 @@ fn invocations_are_paired_by_process_and_faults_left_out() {
 }
 
 #[test]
+fn in_json_the_one_who_makes_faults_is_a_number_that_fits_and_older_lines_are_read() {
+    let fault = record(0, NEMESIS, Kind::Info, "kill", Value::Null);
+    let line = serde_json::to_string(&fault).unwrap();
+    assert!(line.contains(r#""process":-1,"#), "{line}");
+    let back = |line: &str| serde_json::from_str::<Record>(line);
+    assert_eq!(back(&line).unwrap(), fault);
+    assert_eq!(back(&line.replace("-1", "18446744073709551615")).unwrap(), fault);
+    for wrong in ["-2", "1.5", "18446744073709551616"] {
+        assert!(back(&line.replace("-1", wrong)).is_err(), "{wrong}");
+    }
+}
+
+#[test]
 fn lines_that_make_no_calls_are_refused() {
     let invoke = |index| record(index, 1, Kind::Invoke, "read", Value::Null);
     let end = |index, kind, f| record(index, 1, kind, f, Value::Null);

@@ -13,9 +13,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::checker::{self, epoch};
 use crate::cluster::{Cluster, Options, Preload};
-use crate::nemesis::{Director, Means, Nemesis, schedule};
+use crate::nemesis::{Director, Nemesis, schedule};
 use crate::prober::Prober;
-use crate::record::{Call, Kind, Record, Recorder, calls, write_edn};
+use crate::record::{Call, Kind, Record, Recorder, calls, tools, write_edn};
 use crate::replicas;
 use crate::workload::{Site, Workload};
 
@@ -27,6 +27,11 @@ mod report;
 pub use matrix::run_all;
 pub use plan::{Engine, Plan};
 pub use report::{Report, Verdict, table};
+
+/// Transactions, for Elle.
+const ELLE: &str = "elle.edn";
+/// A directory with a file for each register, for Knossos.
+const KNOSSOS: &str = "knossos";
 
 /// For calls under way to end: longer than any caller waits.
 const CALLS_LIMIT: Duration = Duration::from_secs(60);
@@ -52,6 +57,9 @@ struct Seen {
 
 /// Carries a plan out. What it found is in the report; everything else in the report's directory.
 pub async fn run(plan: &Plan) -> Report {
+    if let Err(error) = plan.named() {
+        return Report::new(plan, Verdict::Broken(format!("{error:#}")), &[], 0, Vec::new(), None);
+    }
     if let Some(reason) = plan.skipped() {
         return Report::new(plan, Verdict::Skipped(reason), &[], 0, Vec::new(), None);
     }
@@ -76,7 +84,8 @@ pub async fn run(plan: &Plan) -> Report {
 /// Data directories are of use only to those who look for a cause.
 fn remove_data(dir: &Path) {
     let Ok(entries) = std::fs::read_dir(dir) else { return };
-    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+    let data = entries.flatten().filter(|entry| entry.path().is_dir() && entry.file_name() != KNOSSOS);
+    for entry in data {
         let _ = std::fs::remove_dir_all(entry.path());
     }
 }
@@ -106,7 +115,7 @@ async fn run_in(plan: &Plan, dir: &Path, seen: &mut Seen) -> Result<(), Failure>
     let crashed = crashed(&mut cluster);
     let finished = recorder.finish().context("write the history").map_err(harness);
     seen.records = finished?;
-    write_history(&seen.records, dir).map_err(harness)?;
+    write_history(plan.workload, &seen.records, dir).map_err(harness)?;
     crashed.map_err(Failure::Violation)?;
     lived?;
     judge_equality(equal, plan, seen)?;
@@ -209,8 +218,7 @@ async fn live(
         tasks.spawn(call(Arc::clone(site), number, plan.pause(), stop.clone()));
     }
     tasks.close();
-    let means = Means { nodes: plan.nodes, preload: plan.preload().is_some() };
-    let events = schedule(&plan.nemeses, plan.seed, plan.length, means);
+    let events = schedule(&plan.nemeses, plan.seed, plan.length, plan.means());
     let directed = director.run(cluster, &events, plan.length).await;
     // Callers go on while it heals: what comes back must come back under load.
     let healed = match directed {
@@ -249,9 +257,31 @@ fn crashed(cluster: &mut Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write_history(records: &[Record], dir: &Path) -> anyhow::Result<()> {
-    let path = dir.join("history.edn");
-    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+/// The history in EDN, and what of it Elle and Knossos take.
+fn write_history(workload: Workload, records: &[Record], dir: &Path) -> anyhow::Result<()> {
+    write_file(records, &dir.join("history.edn"))?;
+    match workload {
+        Workload::Append => write_file(&tools::for_elle(records), &dir.join(ELLE))?,
+        Workload::Register => {
+            let dir = dir.join(KNOSSOS);
+            std::fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
+            for (key, records) in tools::for_knossos(records) {
+                write_file(&records, &dir.join(format!("{key}.edn")))?;
+            }
+        }
+        Workload::Ttl
+        | Workload::Set
+        | Workload::Counter
+        | Workload::Idempotent
+        | Workload::Session
+        | Workload::Stale
+        | Workload::Scan => {}
+    }
+    Ok(())
+}
+
+fn write_file(records: &[Record], path: &Path) -> anyhow::Result<()> {
+    let file = File::create(path).with_context(|| format!("create {}", path.display()))?;
     write_edn(records, BufWriter::new(file)).with_context(|| format!("write {}", path.display()))
 }
 

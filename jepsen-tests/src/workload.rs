@@ -1,4 +1,4 @@
-//! What callers do to a cluster through its REST API, and how each call goes into the history.
+//! What callers do to a cluster through its REST API or the client crate, and how each call goes into the history.
 //!
 //! A workload knows nothing of faults. It sends what its callers' generators say, one call at a time for each caller, and
 //! takes down what the answer means: success, surely not applied, or unknown (I9). After an unknown outcome the caller
@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use borough_client::Session;
 use borough_proto::error::Outcome;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -71,8 +72,8 @@ pub enum End {
 }
 
 impl End {
-    /// Of a call that changes nothing: what was not answered says nothing.
-    fn of_read(self) -> Self {
+    /// Of a call that changes something, when nothing was sent yet that does: it was surely not applied.
+    fn before_any_write(self) -> Self {
         match self {
             Self::Info(error) => Self::Fail(error),
             Self::Ok(_) | Self::Fail(_) => self,
@@ -109,8 +110,9 @@ pub struct Caller {
     pub rng: StdRng,
     /// The last value and entity tag that it saw, by key.
     seen: HashMap<String, (Value, String)>,
-    /// Of its session.
+    /// Of its session: over REST its token, else the client's.
     token: Option<String>,
+    session: Option<Session>,
     /// Of `append`: length of the longest list in the last transaction.
     longest: usize,
     /// Of `scan`: what it has added and not removed.
@@ -178,11 +180,6 @@ impl Workload {
     /// The workload of this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|workload| workload.name() == name)
-    }
-
-    /// Whether it can go through the client crate.
-    pub fn has_client(self) -> bool {
-        matches!(self, Self::Register | Self::Counter | Self::Idempotent)
     }
 
     /// The function of the history that reads.
@@ -265,6 +262,7 @@ impl Site {
             rng: StdRng::seed_from_u64(mixed),
             seen: HashMap::new(),
             token: None,
+            session: None,
             longest: 0,
             added: Vec::new(),
             sent: VecDeque::new(),
@@ -466,38 +464,6 @@ impl Caller {
             }
             Err(error) if is_connect(&error) => Err(End::Fail(format!("{error:#}"))),
             Err(error) => Err(End::Info(format!("{error:#}"))),
-        }
-    }
-
-    /// All items of a paginated listing.
-    async fn list(&mut self, path: &str, page_size: u32) -> Result<Vec<Value>, End> {
-        let mut items = Vec::new();
-        let mut token = String::new();
-        loop {
-            let page = self.page(path, page_size, &token).await?;
-            let found = page.get("items").and_then(Value::as_array).cloned();
-            items.extend(found.ok_or_else(|| End::Fail(format!("a page without items: {page}")))?);
-            match page.get("nextPageToken").and_then(Value::as_str).filter(|next| !next.is_empty()) {
-                Some(next) => next.clone_into(&mut token),
-                None => return Ok(items),
-            }
-        }
-    }
-
-    async fn page(&mut self, path: &str, page_size: u32, token: &str) -> Result<Value, End> {
-        let query = if token.is_empty() {
-            String::new()
-        } else {
-            format!("&pageToken={}", crate::http::segment(token))
-        };
-        let mut attempt = 1;
-        loop {
-            let answer = self.http().get(&format!("{path}?pageSize={page_size}{query}")).send().await;
-            match self.judge(answer, &[200]) {
-                Ok(answer) => return answer.json().map_err(|error| End::Fail(format!("{error:#}"))),
-                Err(end) if attempt == PAGE_ATTEMPTS => return Err(end.of_read()),
-                Err(_) => attempt += 1,
-            }
         }
     }
 }

@@ -35,8 +35,9 @@ fn main() -> ExitCode {
     let options = runner::Options::parse();
     let result = if child { runner::run_child(&options) } else { runner::run(&options) };
     match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(runner::Shown::Nothing) => ExitCode::SUCCESS,
+        Ok(runner::Shown::Violation) => ExitCode::FAILURE,
+        Ok(runner::Shown::Unknown) => ExitCode::from(2),
         Err(error) => {
             eprintln!("{error:#}");
             ExitCode::from(2)

@@ -1,8 +1,8 @@
 //! Many schedules, each in a process of its own, a few at a time.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use anyhow::Context as _;
@@ -22,8 +22,8 @@ pub struct Options {
     #[arg(long, default_value = "1..100", value_parser = seeds)]
     seeds: (u64, u64),
     /// Schedules at once; as many as there are processors unless set.
-    #[arg(long)]
-    jobs: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    jobs: Option<u16>,
     /// Tells every event on standard error, and the nodes' own log as RUST_LOG says.
     #[arg(long)]
     trace: bool,
@@ -46,8 +46,17 @@ fn seeds(text: &str) -> Result<(u64, u64), String> {
     }
 }
 
+/// What schedules have shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    Nothing,
+    Violation,
+    /// A schedule could not be run or judged.
+    Unknown,
+}
+
 /// The process of one schedule.
-pub fn run_child(options: &Options) -> anyhow::Result<bool> {
+pub fn run_child(options: &Options) -> anyhow::Result<Shown> {
     let seed = options.seeds.0;
     if options.trace {
         let filter = tracing_subscriber::EnvFilter::from_default_env();
@@ -65,30 +74,26 @@ pub fn run_child(options: &Options) -> anyhow::Result<bool> {
     });
     let outcome = simulation.map_err(|_| anyhow::anyhow!("the simulation panicked"))??;
     println!("{}", serde_json::to_string(&outcome)?);
-    Ok(outcome.violations.is_empty())
+    Ok(if outcome.violations.is_empty() { Shown::Nothing } else { Shown::Violation })
 }
 
-/// All schedules; whether none showed a violation.
-pub fn run(options: &Options) -> anyhow::Result<bool> {
-    let jobs = options.jobs.or(std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+/// All schedules.
+pub fn run(options: &Options) -> anyhow::Result<Shown> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let jobs = options.jobs.map_or(processors, usize::from);
     let (first, last) = options.seeds;
-    let next = AtomicU64::new(first);
+    let seeds = Mutex::new(first..=last);
     let totals = Mutex::new(Totals::default());
     let begun = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed > last {
-                        return;
+                    let Some(seed) = seeds.lock().next() else { return };
+                    match run_one(seed, options) {
+                        Ok(outcome) => totals.lock().take(&outcome, options),
+                        Err(error) => totals.lock().broke(seed, &error),
                     }
-                    let outcome = run_one(seed, options).unwrap_or_else(|error| Outcome {
-                        seed,
-                        violations: vec![format!("the simulation itself failed: {error:#}")],
-                        ..Outcome::default()
-                    });
-                    totals.lock().take(&outcome, options);
                 }
             });
         }
@@ -96,7 +101,7 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
     let totals = totals.into_inner();
     let minutes = begun.elapsed().as_secs_f64() / 60.0;
     eprintln!(
-        "{} schedules, {:.0} a minute; {:.0} simulated minutes, {} calls answered, {} of unknown outcome, {} faults; {} undecided; {} failed",
+        "{} schedules, {:.0} a minute; {:.0} simulated minutes, {} calls answered, {} of unknown outcome, {} faults; {} undecided; {} not run; {} failed",
         totals.schedules,
         totals.schedules as f64 / minutes,
         totals.simulated_ms as f64 / 60_000.0,
@@ -104,15 +109,22 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
         totals.calls_unknown,
         totals.faults,
         totals.undecided,
+        totals.broken,
         totals.failed,
     );
-    Ok(totals.failed == 0)
+    Ok(match (totals.failed, totals.broken + totals.undecided) {
+        (0, 0) => Shown::Nothing,
+        (0, _) => Shown::Unknown,
+        _ => Shown::Violation,
+    })
 }
 
 #[derive(Default)]
 struct Totals {
     schedules: u64,
     failed: u64,
+    /// The simulation itself failed.
+    broken: u64,
     undecided: u64,
     simulated_ms: u64,
     calls_ok: usize,
@@ -121,6 +133,11 @@ struct Totals {
 }
 
 impl Totals {
+    fn broke(&mut self, seed: u64, error: &anyhow::Error) {
+        self.broken += 1;
+        eprintln!("seed {seed}: the simulation itself failed: {error:#}");
+    }
+
     fn take(&mut self, outcome: &Outcome, options: &Options) {
         self.schedules += 1;
         self.simulated_ms += outcome.simulated_ms;
@@ -131,7 +148,8 @@ impl Totals {
         if options.json
             && let Ok(line) = serde_json::to_string(outcome)
         {
-            println!("{line}");
+            // Whoever reads may have gone.
+            let _gone = writeln!(std::io::stdout(), "{line}");
         }
         if !outcome.violations.is_empty() {
             self.failed += 1;

@@ -33,6 +33,18 @@ fn every_fault_begins_once_and_ends_once_after_it_in_the_order_of_time() {
 }
 
 #[test]
+fn what_mix_makes_and_what_it_leaves_out_are_all_that_it_mixes() {
+    for (nodes, preload, missing) in [(5, true, 0), (3, true, 2), (5, false, 5), (3, false, 7)] {
+        let left_out = left_out(Means { nodes, preload }, || "no library".to_owned());
+        assert_eq!(left_out.len(), missing, "{left_out:?}");
+        assert_eq!(
+            left_out.iter().filter(|told| told.ends_with(": no library")).count(),
+            if preload { 0 } else { 5 }
+        );
+    }
+}
+
+#[test]
 fn mix_makes_what_the_machine_can() {
     let met = |preload| {
         let means = Means { nodes: 5, preload };

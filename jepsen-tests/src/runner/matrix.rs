@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Engine, Plan, Report, Verdict, run};
 use crate::nemesis::Nemesis;
-use crate::workload::Workload;
+use crate::workload::{Through, Workload};
 
 /// Runs every workload under every nemesis whose `WORKLOAD/NEMESIS` contains one of `only` (all when there is none).
 pub async fn run_all(
@@ -15,6 +15,7 @@ pub async fn run_all(
     artefacts: Option<PathBuf>,
     engine: Option<Engine>,
     other_binary: Option<PathBuf>,
+    through: Through,
 ) -> Vec<Report> {
     let mut reports = Vec::new();
     for workload in Workload::ALL {
@@ -23,6 +24,7 @@ pub async fn run_all(
                 artefacts: artefacts.clone(),
                 engine,
                 other_binary: other_binary.clone(),
+                through,
                 ..Plan::new(workload, vec![nemesis], length, seed)
             };
             let name = plan.name();
@@ -30,7 +32,7 @@ pub async fn run_all(
                 continue;
             }
             let report = Box::pin(run(&plan)).await;
-            println!("{report}");
+            crate::say(&report);
             reports.push(report);
         }
     }

@@ -4,8 +4,11 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::ensure;
+
 use super::default_artefacts;
-use crate::nemesis::Nemesis;
+use crate::binary;
+use crate::nemesis::{Means, Nemesis, left_out};
 use crate::preload;
 use crate::proxy::End;
 use crate::workload::{Through, Workload};
@@ -61,7 +64,7 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(workload: Workload, nemeses: Vec<Nemesis>, length: Duration, seed: u64) -> Self {
-        let nodes = nemeses.iter().map(|nemesis| nemesis.nodes_min()).max().unwrap_or(3).max(3);
+        let nodes = nemeses.iter().map(|nemesis| nemesis.nodes_wanted()).max().unwrap_or(3).max(3);
         Self {
             workload,
             nemeses,
@@ -117,24 +120,42 @@ impl Plan {
         self.other_binary.clone().or_else(|| std::env::var_os(OTHER_BINARY).map(PathBuf::from))
     }
 
+    /// What there is to make faults on.
+    pub fn means(&self) -> Means {
+        Means { nodes: self.nodes, preload: self.preload().is_some() }
+    }
+
+    /// What `mix` does without here, and why.
+    pub fn left_out(&self) -> Vec<String> {
+        if !self.nemeses.contains(&Nemesis::Mix) {
+            return Vec::new();
+        }
+        let no_preload = || preload::library().err().map_or_else(String::new, |error| format!("{error:#}"));
+        left_out(self.means(), no_preload)
+    }
+
+    /// What was named must be there: a name that is wrong is no machine that lacks something.
+    ///
+    /// # Errors
+    /// The file that is not there.
+    pub fn named(&self) -> anyhow::Result<()> {
+        if let Some(path) = self.other_binary() {
+            ensure!(path.is_file(), "the other build, {}, is no file", path.display());
+        }
+        binary::named_preload()
+    }
+
     /// Why it cannot be run here, when it cannot.
     pub fn skipped(&self) -> Option<String> {
         let least = self.nemeses.iter().map(|nemesis| nemesis.nodes_min()).max().unwrap_or(1);
         if self.nodes < least {
             return Some(format!("{} takes at least {least} nodes", self.nemesis_names()));
         }
-        if self.through != Through::Rest && !self.workload.has_client() {
-            return Some(format!("{} goes over REST alone", self.workload.name()));
-        }
         if self.through == Through::Direct && self.nemeses.contains(&Nemesis::CutCallers) {
             return Some("cut-callers concerns routers, which these callers do not use".to_owned());
         }
-        if self.nemeses.iter().any(|nemesis| nemesis.needs_other_build()) {
-            match self.other_binary() {
-                None => return Some(format!("no other build: name one by --other-binary or {OTHER_BINARY}")),
-                Some(path) if !path.is_file() => return Some(format!("{} is no file", path.display())),
-                Some(_) => {}
-            }
+        if self.nemeses.iter().any(|nemesis| nemesis.needs_other_build()) && self.other_binary().is_none() {
+            return Some(format!("no other build: name one by --other-binary or {OTHER_BINARY}"));
         }
         if self.nemeses.iter().any(|nemesis| nemesis.needs_links()) {
             let address = End::Node(1).outbound()?;
@@ -153,7 +174,12 @@ impl Plan {
 
     /// The command that runs it again.
     pub fn command(&self) -> String {
-        let mut command = format!(
+        let variables = [binary::BINARY, binary::PRELOAD].into_iter().filter_map(|name| {
+            let value = std::env::var_os(name)?;
+            Some(format!("{name}={} ", value.display()))
+        });
+        let mut command: String = variables.collect();
+        command.push_str(&format!(
             "cargo run --release -p jepsen-tests -- --workload {} --nemesis {} --seconds {} --seed {} --nodes {} \
              --shards {} --concurrency {} --rate {} --routers {}",
             self.workload.name(),
@@ -165,13 +191,15 @@ impl Plan {
             self.callers,
             self.rate,
             self.routers
-        );
+        ));
         command.push_str(match self.through {
             Through::Rest => "",
             Through::Client => " --client",
             Through::Direct => " --direct",
         });
-        if let Some(path) = &self.other_binary {
+        let other =
+            self.other_binary().filter(|_| self.nemeses.iter().any(|nemesis| nemesis.needs_other_build()));
+        if let Some(path) = other {
             command.push_str(&format!(" --other-binary {}", path.display()));
         }
         if let Some(defect) = &self.defect {

@@ -57,6 +57,8 @@ pub struct Report {
     pub faults: usize,
     /// Faults that could not be made, and why.
     pub missed: Vec<String>,
+    /// What `mix` did without, and why.
+    pub left_out: Vec<String>,
     pub verdict: Verdict,
     pub dir: Option<PathBuf>,
     /// Runs it again.
@@ -83,6 +85,8 @@ impl Report {
             probed: epoch::probed(&probes),
             faults,
             missed,
+            // A run that was skipped left out everything.
+            left_out: if dir.is_some() { plan.left_out() } else { Vec::new() },
             verdict,
             dir,
             command: plan.command(),
@@ -100,11 +104,14 @@ impl std::fmt::Display for Report {
              questions about them answered)",
             self.name,
             self.seed,
-            self.verdict.word(),
+            self.word(),
             self.faults
         )?;
         if !self.verdict.reason().is_empty() {
             write!(f, "\n  {}", self.verdict.reason().replace('\n', "\n  "))?;
+        }
+        for left_out in &self.left_out {
+            write!(f, "\n  skipped: {}", left_out.lines().next().unwrap_or_default())?;
         }
         for missed in &self.missed {
             write!(f, "\n  not made: {}", missed.lines().next().unwrap_or_default())?;
@@ -113,6 +120,17 @@ impl std::fmt::Display for Report {
             write!(f, "\n  artefacts: {}\n  again: {}", dir.display(), self.command)?;
         }
         Ok(())
+    }
+}
+
+impl Report {
+    /// The verdict, and how many faults of a mix were skipped.
+    fn word(&self) -> String {
+        let word = self.verdict.word();
+        match self.left_out.len() {
+            0 => word.to_owned(),
+            skipped => format!("{word}, {skipped} kinds of fault skipped"),
+        }
     }
 }
 
@@ -131,7 +149,7 @@ pub fn table(reports: &[Report]) -> String {
             report.nemeses,
             report.seed,
             report.faults,
-            report.verdict.word()
+            report.word()
         ));
     }
     lines.join("\n")

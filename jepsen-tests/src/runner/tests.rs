@@ -36,7 +36,31 @@ fn what_takes_more_nodes_is_skipped_when_it_is_given_fewer() {
     assert_eq!(five.nodes, 5);
     assert!(Plan { nodes: 4, ..five }.skipped().is_some());
     assert!(plan().skipped().is_none());
-    assert!(Plan { through: crate::workload::Through::Direct, ..plan() }.skipped().is_some());
+    let cut = Plan::new(Workload::Set, vec![Nemesis::CutCallers], Duration::from_secs(5), 9);
+    assert!(cut.skipped().is_none());
+    assert!(Plan { through: crate::workload::Through::Direct, ..cut }.skipped().is_some());
+}
+
+#[tokio::test]
+async fn a_build_that_is_not_there_is_a_wrong_name_and_no_machine_that_lacks_something() {
+    let wrong = Plan { other_binary: Some("/nonexistent".into()), ..plan() };
+    let report = Box::pin(run(&wrong)).await;
+    assert!(matches!(&report.verdict, Verdict::Broken(why) if why.contains("/nonexistent")), "{report}");
+    assert_eq!(Report::exit_code(&[report]), 2);
+}
+
+#[test]
+fn what_a_mix_went_without_is_told() {
+    let left_out =
+        vec!["partition-ring: it takes at least 5 nodes".to_owned(), "disk-full: no library".to_owned()];
+    let passed = Report { left_out, ..report(Verdict::Passed) };
+    let told = passed.to_string();
+    assert!(told.contains("passed, 2 kinds of fault skipped"), "{told}");
+    assert!(told.contains("\n  skipped: partition-ring: it takes at least 5 nodes"), "{told}");
+    assert!(table(&[passed]).contains("passed, 2 kinds of fault skipped"));
+    assert!(!table(&[report(Verdict::Passed)]).contains("skipped"));
+    // As many as all that it is made of takes.
+    assert_eq!(Plan::new(Workload::Set, vec![Nemesis::Mix], Duration::from_secs(5), 9).nodes, 5);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
-use super::counter::document;
+use super::document::{Op, Place, Read};
 use super::{Caller, End};
 
 pub const COLLECTION: &str = "append";
@@ -91,7 +91,9 @@ async fn attempt(caller: &mut Caller, partition: &str, steps: &[Step]) -> Result
     let mut items: BTreeMap<String, Item> = BTreeMap::new();
     for step in steps {
         if !items.contains_key(step.key()) {
-            let item = fetch(caller, partition, step.key()).await.map_err(End::of_read)?;
+            let item = fetch(caller, partition, step.key()).await;
+            let appends = steps.iter().any(|step| matches!(step, Step::Append(..)));
+            let item = item.map_err(|end| if appends { end.before_any_write() } else { end })?;
             items.insert(step.key().to_owned(), item);
         }
     }
@@ -108,38 +110,23 @@ async fn attempt(caller: &mut Caller, partition: &str, steps: &[Step]) -> Result
     }
     let longest = items.values().map(|item| item.list.len()).max().unwrap_or(0);
     caller.longest = caller.longest.max(longest);
-    let ops: Vec<Value> = items.iter().map(|(key, item)| op(key, item)).collect();
-    let path = format!("/v1/partitions/{partition}:transact");
-    let answer = caller.http().post(&path, &json!({"ops": ops})).send().await;
-    let changes = items.values().any(|item| item.appended);
-    match caller.judge(answer, &[200]) {
-        Ok(_) => Ok(reads),
-        Err(end) => Err(if changes { end } else { end.of_read() }),
-    }
+    let ops: Vec<Op<'_>> = items.iter().map(|(key, item)| item.op(key)).collect();
+    caller.transact(partition, &ops).await.map(|()| reads)
 }
 
 async fn fetch(caller: &mut Caller, partition: &str, key: &str) -> Result<Item, End> {
-    let answer = caller.http().get(&format!("/v1/{COLLECTION}/{partition}/{key}")).send().await;
-    let answer = caller.judge(answer, &[200, 404])?;
-    if answer.status == 404 {
+    let place = Place { collection: COLLECTION, id: partition, sort: Some(key) };
+    let Some((document, etag)) = caller.fetch(place, Read::default()).await? else {
         return Ok(Item { list: Vec::new(), etag: None, appended: false });
-    }
-    let document = document(&answer)?;
+    };
     let list = document.get("list").and_then(Value::as_array).cloned();
     let list = list.ok_or_else(|| End::Fail(format!("no list in {document}")))?;
-    let etag = answer.etag().map_err(|error| End::Fail(format!("{error:#}")))?;
     Ok(Item { list, etag: Some(etag), appended: false })
 }
 
-fn op(key: &str, item: &Item) -> Value {
-    let mut op = json!({"collection": COLLECTION, "sort": key});
-    let change = if item.appended { ("put", json!({"list": item.list})) } else { ("check", json!(true)) };
-    let held = match &item.etag {
-        Some(etag) => ("ifMatch", json!(etag)),
-        None => ("ifAbsent", json!(true)),
-    };
-    if let Some(fields) = op.as_object_mut() {
-        fields.extend([change, held].map(|(name, value)| (name.to_owned(), value)));
+impl Item {
+    fn op<'a>(&'a self, sort: &'a str) -> Op<'a> {
+        let put = self.appended.then(|| json!({"list": self.list}));
+        Op { collection: COLLECTION, sort, put, etag: self.etag.as_deref() }
     }
-    op
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
-use super::document::Only;
+use super::document::{Only, Place, Read, Write};
 use super::{Caller, End, Sent, number};
 
 /// For one logical change, all attempts together.
@@ -27,19 +27,14 @@ pub async fn step(caller: &mut Caller) {
 /// Whether it was answered.
 pub async fn read(caller: &mut Caller, key: &str) -> bool {
     caller.begin("read", key, Value::Null);
-    let end = match caller.fetch(key).await {
+    let end = match caller.fetch(Place::user(key), Read::default()).await {
         Ok(Some((document, _))) => {
             number(&document, "count").map_or_else(|end| end, |count| End::Ok(json!(count)))
         }
         Ok(None) => End::Ok(Value::Null),
-        Err(end) => end.of_read(),
+        Err(end) => end,
     };
     caller.end("read", key, Value::Null, end)
-}
-
-/// The document of an answer.
-pub fn document(answer: &crate::http::Answer) -> Result<Value, End> {
-    answer.json().map_err(|error| End::Fail(format!("{error:#}")))
 }
 
 /// Applies `next` to the document once: an attempt whose outcome is not known is resent under its key, one that lost the
@@ -51,14 +46,14 @@ pub async fn change(
 ) -> Result<(), End> {
     let started = Instant::now();
     loop {
-        match caller.fetch(key).await {
+        match caller.fetch(Place::user(key), Read::default()).await {
             Ok(Some((document, etag))) => {
                 if attempt(caller, key, &etag, &next(&document)?, started).await? {
                     return Ok(());
                 }
             }
             Ok(None) => return Err(End::Fail(format!("{key} is gone"))),
-            Err(end) if started.elapsed() > GIVE_UP => return Err(end.of_read()),
+            Err(end) if started.elapsed() > GIVE_UP => return Err(end.before_any_write()),
             Err(_) => {}
         }
         tokio::time::sleep(PAUSE).await;
@@ -76,9 +71,12 @@ async fn attempt(
     let idempotency_key = caller.unique();
     let mut unknown = false;
     loop {
-        let end = match caller.store(key, next, Only::IfMatch(etag), Some(&idempotency_key)).await {
-            Ok(answered) => {
+        let how =
+            Write { only: Only::IfMatch(etag), idempotency_key: Some(&idempotency_key), ..Write::default() };
+        let end = match caller.store(Place::user(key), next, how).await {
+            Ok(stored) => {
                 let (key, etag, document) = (key.to_owned(), etag.to_owned(), next.clone());
+                let answered = stored.etag;
                 caller.remember(Sent { key, etag, document, idempotency_key, answered });
                 return Ok(true);
             }

@@ -6,7 +6,7 @@ use rand::RngExt as _;
 use serde_json::{Value, json};
 
 use super::counter::change;
-use super::document::Only;
+use super::document::{Only, Place, Read, Write};
 use super::{Caller, End, Sent};
 use crate::checker::idempotent::RESEND;
 
@@ -41,8 +41,10 @@ async fn resend(caller: &mut Caller, sent: Sent) {
     let Sent { key, etag, document, idempotency_key, answered } = sent;
     let answered = json!(answered);
     caller.begin(RESEND, &key, answered.clone());
-    let end = match caller.store(&key, &document, Only::IfMatch(&etag), Some(&idempotency_key)).await {
-        Ok(etag) => End::Ok(json!(etag)),
+    let how =
+        Write { only: Only::IfMatch(&etag), idempotency_key: Some(&idempotency_key), ..Write::default() };
+    let end = match caller.store(Place::user(&key), &document, how).await {
+        Ok(stored) => End::Ok(json!(stored.etag)),
         Err(end) => end,
     };
     caller.end(RESEND, &key, answered, end);
@@ -56,11 +58,11 @@ fn list(document: &Value) -> Result<Vec<Value>, End> {
 /// Whether it was answered.
 pub async fn read(caller: &mut Caller, key: &str) -> bool {
     caller.begin("read", key, Value::Null);
-    let end = match caller.fetch(key).await {
+    let end = match caller.fetch(Place::user(key), Read::default()).await {
         Ok(Some((document, _))) => list(&document).map_or_else(|end| end, |list| End::Ok(Value::from(list))),
         // A list that is gone has lost all that was in it.
         Ok(None) => End::Ok(json!([])),
-        Err(end) => end.of_read(),
+        Err(end) => end,
     };
     caller.end("read", key, Value::Null, end)
 }

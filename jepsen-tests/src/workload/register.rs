@@ -3,9 +3,8 @@
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
-use super::document::Only;
+use super::document::{Only, Place, Read, Write};
 use super::{Caller, End, number};
-use crate::http::Answer;
 
 pub async fn step(caller: &mut Caller) {
     if caller.is_faithful() {
@@ -49,9 +48,10 @@ async fn read_again(caller: &mut Caller) {
 
 async fn write(caller: &mut Caller, (f, input): (&str, Value), key: &str, value: u64, only: Only<'_>) {
     caller.begin(f, key, input.clone());
-    let end = match caller.store(key, &json!({"value": value}), only, None).await {
-        Ok(etag) => {
-            caller.seen.insert(key.to_owned(), (json!(value), etag));
+    let how = Write { only, ..Write::default() };
+    let end = match caller.store(Place::user(key), &json!({"value": value}), how).await {
+        Ok(stored) => {
+            caller.seen.insert(key.to_owned(), (json!(value), stored.etag));
             End::Ok(input.clone())
         }
         Err(end) => {
@@ -64,7 +64,7 @@ async fn write(caller: &mut Caller, (f, input): (&str, Value), key: &str, value:
 
 async fn delete(caller: &mut Caller, key: &str) {
     caller.begin("delete", key, Value::Null);
-    let end = caller.erase(key).await.map_or_else(|end| end, |()| End::Ok(Value::Null));
+    let end = caller.erase(Place::user(key)).await.map_or_else(|end| end, |_| End::Ok(Value::Null));
     caller.seen.remove(key);
     caller.end("delete", key, Value::Null, end);
 }
@@ -72,7 +72,7 @@ async fn delete(caller: &mut Caller, key: &str) {
 /// Whether it was answered.
 pub async fn read(caller: &mut Caller, key: &str) -> bool {
     caller.begin("read", key, Value::Null);
-    let end = match caller.fetch(key).await {
+    let end = match caller.fetch(Place::user(key), Read::default()).await {
         Ok(None) => {
             caller.seen.remove(key);
             End::Ok(Value::Null)
@@ -84,16 +84,15 @@ pub async fn read(caller: &mut Caller, key: &str) -> bool {
             }
             Err(end) => end,
         },
-        Err(end) => end.of_read(),
+        Err(end) => end,
     };
     caller.end("read", key, Value::Null, end)
 }
 
-/// The value that a read was answered with, null when there was nothing.
-pub fn value_of(answer: &Answer) -> Result<Value, End> {
-    if answer.status == 404 {
-        return Ok(Value::Null);
+/// The value that a read found, null when there was nothing.
+pub fn value_of(found: Result<Option<(Value, String)>, End>) -> Result<Value, End> {
+    match found? {
+        None => Ok(Value::Null),
+        Some((document, _)) => number(&document, "value").map(Value::from),
     }
-    let document = answer.json().map_err(|error| End::Fail(format!("{error:#}")))?;
-    number(&document, "value").map(Value::from)
 }

@@ -5,6 +5,7 @@
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
+use super::document::{Place, Write};
 use super::{Caller, End};
 
 pub const COLLECTION: &str = "scan";
@@ -22,12 +23,14 @@ pub async fn step(caller: &mut Caller) {
 async fn add(caller: &mut Caller) {
     let id = format!("item-{}", caller.value());
     caller.begin("add", COLLECTION, json!(id));
-    let answer = caller.http().put(&format!("/v1/{COLLECTION}/{id}"), &json!({"there": true})).send().await;
-    let end = match caller.judge(answer, &[201]) {
-        Ok(_) => {
+    let place = Place { collection: COLLECTION, id: &id, sort: None };
+    let end = match caller.store(place, &json!({"there": true}), Write::default()).await {
+        Ok(stored) if stored.created => {
             caller.added.push(id.clone());
             End::Ok(json!(id))
         }
+        // Of a call that a router has sent twice.
+        Ok(_) => End::Info("it was there before".to_owned()),
         Err(end) => end,
     };
     caller.end("add", COLLECTION, json!(id), end);
@@ -42,9 +45,9 @@ async fn remove(caller: &mut Caller) {
     let at = caller.rng.random_range(0..caller.added.len());
     let id = caller.added.swap_remove(at);
     caller.begin("remove", COLLECTION, json!(id));
-    let answer = caller.http().delete(&format!("/v1/{COLLECTION}/{id}")).send().await;
-    let end = match caller.judge(answer, &[204]) {
-        Ok(_) => End::Ok(json!(id)),
+    let end = match caller.erase(Place { collection: COLLECTION, id: &id, sort: None }).await {
+        Ok(true) => End::Ok(json!(id)),
+        Ok(false) => End::Fail("it was not there".to_owned()),
         Err(end) => end,
     };
     caller.end("remove", COLLECTION, json!(id), end);
@@ -54,7 +57,7 @@ async fn remove(caller: &mut Caller) {
 pub async fn scan(caller: &mut Caller) -> bool {
     caller.begin("scan", COLLECTION, Value::Null);
     let page_size = caller.rng.random_range(20..=300);
-    let listed = caller.list(&format!("/v1/{COLLECTION}"), page_size).await;
+    let listed = caller.list(COLLECTION, None, page_size).await;
     let id = |item: &Value| {
         item.get("id").cloned().ok_or_else(|| End::Fail(format!("an item without an id: {item}")))
     };

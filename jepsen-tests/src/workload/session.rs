@@ -1,12 +1,16 @@
 //! Sessions: the token of the last answer goes with the next read, which any replica may answer.
 
-use borough_proto::http_api::headers;
+use std::time::Duration;
+
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
+use super::document::{Place, Read, Write};
 use super::register::value_of;
 use super::{Caller, End};
-use crate::http::Answer;
+
+/// Older than any replica is while it runs: what the session has seen is all that a read waits for.
+const MAX_STALE: Duration = Duration::from_secs(3600);
 
 pub async fn step(caller: &mut Caller) {
     let key = caller.key();
@@ -16,47 +20,27 @@ pub async fn step(caller: &mut Caller) {
     }
     let value = caller.value();
     caller.begin("write", &key, json!(value));
-    let http = caller.http();
-    let mut call = http.put(&format!("/v1/users/{key}"), &json!({"value": value}));
-    if let Some(token) = &caller.token {
-        call = call.header(headers::SESSION, token);
-    }
-    let answer = call.send().await;
-    let end = match caller.judge(answer, &[200, 201]) {
-        Ok(answer) => {
-            keep(caller, &answer);
-            End::Ok(json!(value))
-        }
+    let how = Write { in_session: true, ..Write::default() };
+    let end = match caller.store(Place::user(&key), &json!({"value": value}), how).await {
+        Ok(_) => End::Ok(json!(value)),
         Err(end) => end,
     };
-    if matches!(end, End::Info(_)) {
-        // The caller goes on as another process, and a session is a process's.
-        caller.token = None;
-    }
-    caller.end("write", &key, json!(value), end);
+    ended(caller, "write", &key, json!(value), end);
 }
 
 /// Whether it was answered.
 pub async fn read(caller: &mut Caller, key: &str) -> bool {
     caller.begin("read", key, Value::Null);
-    let http = caller.http();
-    let mut call = http.get(&format!("/v1/users/{key}")).header("cache-control", "max-stale=3600");
-    if let Some(token) = &caller.token {
-        call = call.header(headers::SESSION, token);
-    }
-    let answer = call.send().await;
-    let end = match caller.judge(answer, &[200, 404]) {
-        Ok(answer) => {
-            keep(caller, &answer);
-            value_of(&answer).map_or_else(|end| end, End::Ok)
-        }
-        Err(end) => end.of_read(),
-    };
-    caller.end("read", key, Value::Null, end)
+    let how = Read { max_stale: Some(MAX_STALE), in_session: true };
+    let end = value_of(caller.fetch(Place::user(key), how).await).map_or_else(|end| end, End::Ok);
+    ended(caller, "read", key, Value::Null, end)
 }
 
-fn keep(caller: &mut Caller, answer: &Answer) {
-    if let Some(token) = answer.header(headers::SESSION) {
-        caller.token = Some(token.to_owned());
+/// Whether it was a success.
+fn ended(caller: &mut Caller, f: &str, key: &str, input: Value, end: End) -> bool {
+    if matches!(end, End::Info(_)) {
+        // The caller goes on as another process, and a session is a process's.
+        caller.forget_session();
     }
+    caller.end(f, key, input, end)
 }

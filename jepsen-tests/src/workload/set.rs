@@ -3,6 +3,7 @@
 use rand::RngExt as _;
 use serde_json::{Value, json};
 
+use super::document::{Place, Write};
 use super::{Caller, End};
 
 pub const COLLECTION: &str = "set";
@@ -15,9 +16,9 @@ pub async fn step(caller: &mut Caller) {
     }
     let value = caller.value();
     caller.begin("add", &key, json!(value));
-    let path = format!("/v1/{COLLECTION}/{key}/{value:012}");
-    let answer = caller.http().put(&path, &json!({"value": value})).send().await;
-    let end = match caller.judge(answer, &[200, 201]) {
+    let sort = format!("{value:012}");
+    let place = Place { collection: COLLECTION, id: &key, sort: Some(&sort) };
+    let end = match caller.store(place, &json!({"value": value}), Write::default()).await {
         Ok(_) => End::Ok(json!(value)),
         Err(end) => end,
     };
@@ -28,7 +29,7 @@ pub async fn step(caller: &mut Caller) {
 pub async fn read(caller: &mut Caller, key: &str) -> bool {
     caller.begin("read", key, Value::Null);
     let page_size = caller.rng.random_range(50..=1000);
-    let listed = caller.list(&format!("/v1/{COLLECTION}/{key}"), page_size).await;
+    let listed = caller.list(COLLECTION, Some(key), page_size).await;
     let end = match listed.and_then(|items| items.iter().map(|item| super::number(item, "value")).collect()) {
         Ok(values) => End::Ok(Value::from(values_of(values))),
         Err(end) => end,

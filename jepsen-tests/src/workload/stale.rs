@@ -1,9 +1,12 @@
 //! Reads that say how stale their answer may be.
 
+use std::time::Duration;
+
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 use serde_json::json;
 
+use super::document::{Place, Read, Write};
 use super::register::value_of;
 use super::{Caller, End};
 
@@ -16,8 +19,7 @@ pub async fn step(caller: &mut Caller) {
     }
     let value = caller.value();
     caller.begin("write", &key, json!(value));
-    let answer = caller.http().put(&format!("/v1/users/{key}"), &json!({"value": value})).send().await;
-    let end = match caller.judge(answer, &[200, 201]) {
+    let end = match caller.store(Place::user(&key), &json!({"value": value}), Write::default()).await {
         Ok(_) => End::Ok(json!(value)),
         Err(end) => end,
     };
@@ -28,12 +30,7 @@ pub async fn step(caller: &mut Caller) {
 pub async fn read(caller: &mut Caller, key: &str, max_stale_seconds: u64) -> bool {
     let input = json!({"maxStaleNs": max_stale_seconds * 1_000_000_000});
     caller.begin("read", key, input.clone());
-    let http = caller.http();
-    let control = format!("max-stale={max_stale_seconds}");
-    let answer = http.get(&format!("/v1/users/{key}")).header("cache-control", &control).send().await;
-    let end = match caller.judge(answer, &[200, 404]) {
-        Ok(answer) => value_of(&answer).map_or_else(|end| end, End::Ok),
-        Err(end) => end.of_read(),
-    };
+    let how = Read { max_stale: Some(Duration::from_secs(max_stale_seconds)), ..Read::default() };
+    let end = value_of(caller.fetch(Place::user(key), how).await).map_or_else(|end| end, End::Ok);
     caller.end("read", key, input, end)
 }

@@ -1,8 +1,11 @@
 //! Registers whose values go away by themselves after a time.
 
+use std::time::Duration;
+
 use rand::RngExt as _;
 use serde_json::json;
 
+use super::document::{Place, Write};
 use super::{Caller, End, register};
 
 pub async fn step(caller: &mut Caller) {
@@ -14,9 +17,8 @@ pub async fn step(caller: &mut Caller) {
     let (value, seconds) = (caller.value(), caller.rng.random_range(1..=4_u64));
     let input = json!({"value": value, "ttlNs": seconds * 1_000_000_000});
     caller.begin("write", &key, input.clone());
-    let path = format!("/v1/users/{key}?ttl={seconds}s");
-    let answer = caller.http().put(&path, &json!({"value": value})).send().await;
-    let end = match caller.judge(answer, &[200, 201]) {
+    let how = Write { ttl: Some(Duration::from_secs(seconds)), ..Write::default() };
+    let end = match caller.store(Place::user(&key), &json!({"value": value}), how).await {
         Ok(_) => End::Ok(input.clone()),
         Err(end) => end,
     };

@@ -8,6 +8,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+mod shapes;
+
 use super::Bounds;
 use super::model::{ABSENT, Id, Op, Step};
 use super::search::{Outcome, decide};
@@ -17,10 +19,12 @@ const BOUNDS: Bounds = Bounds { configurations_max: 20_000, memory_max_bytes: 32
 /// For all searches of a history: a verdict is told, whatever it takes to make it short.
 const TIME_MAX: Duration = Duration::from_secs(10);
 
-/// A part of `ops`, itself not linearizable, from which nothing more can be left out, as far as that is found in time. `ops` is
-/// not linearizable.
+/// A part of `ops`, itself not linearizable: two or three calls where these are enough, else one from which nothing more can be
+/// left out, as far as that is found in time. `ops` is not linearizable.
 pub fn smallest(ops: &[Op]) -> Vec<Op> {
-    smallest_within(ops, TIME_MAX)
+    let left = smallest_within(ops, TIME_MAX);
+    let few = shapes::smallest(ops).filter(|few| few.len() < left.len());
+    few.filter(|few| decide(few, BOUNDS) == Outcome::NotLinearizable).unwrap_or(left)
 }
 
 fn smallest_within(ops: &[Op], limit: Duration) -> Vec<Op> {
